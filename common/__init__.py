@@ -1,0 +1,1 @@
+"""What the scripts share. Data flows one way: config → data → batches → model → engine → metrics and plots → tracking."""
