@@ -35,7 +35,9 @@ def main(config: DashboardConfig) -> None:
     runs_dir, output = Path(config.runs_dir), Path(config.output)
     data = write_page(runs_dir, output, cache := {}, RELOAD_SECONDS if config.watch else 0)
     count = len(data["runs"])
-    print(f"{output}: {count} run{'' if count == 1 else 's'}, {output.stat().st_size / 1e6:.1f} MB. Open it in a browser.")
+    print(
+        f"{output}: {count} run{'' if count == 1 else 's'}, {output.stat().st_size / 1e6:.1f} MB. Open it in a browser."
+    )
     if not config.watch:
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -45,7 +45,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} can't be read as safetensors: truncated, damaged, or another format ({error})") from None
+        raise UserError(
+            f"{path} can't be read as safetensors: truncated, damaged, or another format ({error})"
+        ) from None
     if header.get("format") != FORMAT:
         raise UserError(f"{path} holds weights, but was not written by train.py: its header does not say {FORMAT!r}")
     try:
@@ -67,14 +69,18 @@ def load_training_state(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
-            raise UserError(f"{path} is damaged: {damaged} has a wrong checksum; the weights in best.safetensors may be whole")
+            raise UserError(
+                f"{path} is damaged: {damaged} has a wrong checksum; the weights in best.safetensors may be whole"
+            )
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved state to go on from; begin a new run") from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} can't be read: truncated, damaged, or not a training state ({_first_line(error)})") from None
+        raise UserError(
+            f"{path} can't be read: truncated, damaged, or not a training state ({_first_line(error)})"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a training state of train.py")
     return state
@@ -86,7 +92,9 @@ def load_into(model: nn.Module, state: dict[str, torch.Tensor], source: str | Pa
     for name in sorted(wanted.keys() | state.keys()):
         if name not in state or name not in wanted:
             word = "lacks" if name not in state else "has an unknown"
-            raise UserError(f"{source} is of another architecture: it {word} {name}; choose the --model it was made for")
+            raise UserError(
+                f"{source} is of another architecture: it {word} {name}; choose the --model it was made for"
+            )
         if wanted[name].shape != state[name].shape:
             came, allowed = tuple(state[name].shape), tuple(wanted[name].shape)
             raise UserError(f"{source} does not fit: {name} has shape {came}, the model's is {allowed}")

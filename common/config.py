@@ -137,7 +137,12 @@ class TrainConfig:
         _check(self, "nesterov", not self.nesterov or self.momentum > 0, "True only with momentum above 0")
         _check(self, "weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more")
         _check(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
-        _check(self, "label_smoothing", not self.label_smoothing or self.loss == "cross_entropy", "0 unless loss is cross_entropy")
+        _check(
+            self,
+            "label_smoothing",
+            not self.label_smoothing or self.loss == "cross_entropy",
+            "0 unless loss is cross_entropy",
+        )
         _check(self, "focal_gamma", math.isfinite(self.focal_gamma) and self.focal_gamma >= 0, "0 or more")
         _check(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"from 0 to epochs ({self.epochs})")
         _check(self, "mixup_alpha", math.isfinite(self.mixup_alpha) and self.mixup_alpha >= 0, "0 or more")
@@ -153,7 +158,9 @@ class TrainConfig:
         _check(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
         _check(self, "checkpoint_every", self.checkpoint_every >= 0, "0 or more")
         _check(self, "log_every", self.log_every >= 1, "1 or more")
-        _check(self, "data_dir", self.dataset != "folder" or self.data_dir is not None, "a folder when dataset is folder")
+        _check(
+            self, "data_dir", self.dataset != "folder" or self.data_dir is not None, "a folder when dataset is folder"
+        )
 
 
 PRESETS: dict[str, TrainConfig] = {
@@ -274,7 +281,9 @@ class VisualizeConfig:
 Config = TypeVar("Config")
 
 
-def parse(cls: type[Config], default: Config | None = None, argv: list[str] | None = None, description: str = "") -> Config:
+def parse(
+    cls: type[Config], default: Config | None = None, argv: list[str] | None = None, description: str = ""
+) -> Config:
     """The command line as a `cls`; `--help` shows `default`'s values. Every flag takes a value, as W&B's agent gives it.
 
     Errors: tyro's own box, or one line for a value out of range; exit status 2 either way.
@@ -299,10 +308,16 @@ def parse_train(argv: list[str] | None = None, description: str = "") -> TrainCo
 
     saved = load_config(find_run(_value_of("runs_dir", argv) or TrainConfig.runs_dir, resume, "--resume"))
     config = parse(TrainConfig, saved, argv, description)
-    changed = [name for name in as_dict(saved) if name not in MAY_CHANGE_ON_RESUME and getattr(saved, name) != getattr(config, name)]
+    changed = [
+        name
+        for name in as_dict(saved)
+        if name not in MAY_CHANGE_ON_RESUME and getattr(saved, name) != getattr(config, name)
+    ]
     if changed:
         was = ", ".join(f"--{name} (was {getattr(saved, name)}, now {getattr(config, name)})" for name in changed)
-        raise UserError(f"--resume goes on with the same run, so these can't change: {was}; leave them out, or begin a new run")
+        raise UserError(
+            f"--resume goes on with the same run, so these can't change: {was}; leave them out, or begin a new run"
+        )
     return config
 
 
@@ -318,4 +333,6 @@ def _value_of(flag: str, argv: list[str]) -> str:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """Field name → plain value (tuples as lists), for W&B and YAML."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
+    }

@@ -194,7 +194,9 @@ def _install_cifar(source: type, folder: Path) -> None:
 
     archive = folder / source.filename
     if archive.exists() and not check_integrity(archive, source.tgz_md5):
-        raise UserError(f"{archive} is damaged (its MD5 is not {source.tgz_md5}); delete it, and it is downloaded again")
+        raise UserError(
+            f"{archive} is damaged (its MD5 is not {source.tgz_md5}); delete it, and it is downloaded again"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as temporary:
@@ -296,7 +298,9 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     except OSError as error:
         raise UserError(f"{folder} can't be read ({error.strerror}); see --data_dir") from error
     if not names:
-        raise UserError(f"{folder} has no class folders; --data_dir must be a folder with train/<class>/ and test/<class>/")
+        raise UserError(
+            f"{folder} has no class folders; --data_dir must be a folder with train/<class>/ and test/<class>/"
+        )
     for name in names:
         if not name.isprintable():  # control characters, or bytes that are no UTF-8
             raise UserError(f"the class folder {name!r} in {folder} has characters that can't be printed; rename it")

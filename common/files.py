@@ -102,5 +102,7 @@ def safe_name(text: str, flag: str) -> str:
     """`text` when it can be a single file's name and nothing else. Errors: `UserError` naming `flag`."""
     allowed = text and all(character.isalnum() or character in "._-" for character in text) and text[0] not in ".-"
     if not allowed or len(text) > 120:
-        raise UserError(f"{flag} is {text!r}: allowed are letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        raise UserError(
+            f"{flag} is {text!r}: allowed are letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
     return text

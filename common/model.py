@@ -66,7 +66,9 @@ def _read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
     published = models.get_model_weights(name)
     if weights not in published.__members__:
         allowed = ", ".join(published.__members__)
-        raise UserError(f"--weights is {weights!r}, but for {name} must be {allowed}, none, or a path ending in .pth or .safetensors")
+        raise UserError(
+            f"--weights is {weights!r}, but for {name} must be {allowed}, none, or a path ending in .pth or .safetensors"
+        )
     entry = published[weights]
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     file = os.path.join(folder, os.path.basename(entry.url))
@@ -78,19 +80,25 @@ def _read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
             "or use --weights none or a path; --preset digits needs no download"
         ) from None
     except Exception as error:  # a wrong hash, or a file that is no state dict
-        raise UserError(f"--weights {weights}: {file} is damaged ({str(error).splitlines()[0]}); delete it and run again") from None
+        raise UserError(
+            f"--weights {weights}: {file} is damaged ({str(error).splitlines()[0]}); delete it and run again"
+        ) from None
 
 
 def _read_weights_file(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise UserError(f"--weights {path} does not exist; give a .pth or .safetensors file, IMAGENET1K_V2, IMAGENET1K_V1 or none")
+        raise UserError(
+            f"--weights {path} does not exist; give a .pth or .safetensors file, IMAGENET1K_V2, IMAGENET1K_V1 or none"
+        )
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a file that isn't theirs
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise UserError(f"--weights {path} can't be read: truncated, damaged, or more than plain weights ({reason})") from None
+        raise UserError(
+            f"--weights {path} can't be read: truncated, damaged, or more than plain weights ({reason})"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):  # torchvision's reference scripts save it so
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

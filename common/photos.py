@@ -110,7 +110,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _digest(*parts: bytes | int) -> str:
-    return hashlib.sha256(b"\0".join(part if isinstance(part, bytes) else str(part).encode() for part in parts)).hexdigest()[:12]
+    return hashlib.sha256(
+        b"\0".join(part if isinstance(part, bytes) else str(part).encode() for part in parts)
+    ).hexdigest()[:12]
 
 
 def _fingerprint(folder: Path, names: Sequence[str], image_size: int) -> str:
@@ -120,7 +122,9 @@ def _fingerprint(folder: Path, names: Sequence[str], image_size: int) -> str:
         try:
             stat = os.stat(folder / name)
         except OSError as error:
-            raise UserError(f"{folder / name} can't be read as an image ({error.strerror}); replace or remove it") from error
+            raise UserError(
+                f"{folder / name} can't be read as an image ({error.strerror}); replace or remove it"
+            ) from error
         digest.update(b"%b\0%d %d\n" % (os.fsencode(name), stat.st_size, stat.st_mtime_ns))
     return digest.hexdigest()[:24]
 

@@ -61,7 +61,9 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"run {self.id} is in use by another process; wait for it, or choose another --run_id") from None
+                raise UserError(
+                    f"run {self.id} is in use by another process; wait for it, or choose another --run_id"
+                ) from None
             yield
 
 
@@ -77,7 +79,9 @@ def plan_run(runs_dir: str, run_id: str | None) -> RunFolder:
     chosen = safe_name(run_id or os.environ.get("WANDB_RUN_ID") or new_run_id(), "--run_id")
     folder = RunFolder(Path(runs_dir) / chosen)
     if folder.config.exists():
-        raise UserError(f"--run_id {chosen} is taken: {folder.path} holds a run; go on with --resume {chosen}, or choose another id")
+        raise UserError(
+            f"--run_id {chosen} is taken: {folder.path} holds a run; go on with --resume {chosen}, or choose another id"
+        )
     check_writable(Path(runs_dir), "--runs_dir")
     return folder
 
@@ -122,7 +126,9 @@ def load_config(folder: RunFolder) -> TrainConfig:
         values = yaml.safe_load(folder.config.read_text())
         names = {field.name for field in dataclasses.fields(TrainConfig)}
         if not isinstance(values, dict) or not set(values) <= names:
-            raise ValueError(f"unknown keys {sorted(set(values) - names)}" if isinstance(values, dict) else "not a mapping")
+            raise ValueError(
+                f"unknown keys {sorted(set(values) - names)}" if isinstance(values, dict) else "not a mapping"
+            )
         return TrainConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder.config} can't be read as a run's config: {error}") from None

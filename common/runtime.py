@@ -25,7 +25,9 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device is {name}, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu or auto")
+        raise UserError(
+            f"--device is {name}, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu or auto"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device is mps, but torch sees no such device; use --device cpu or auto")
     return device

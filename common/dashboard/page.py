@@ -66,7 +66,9 @@ def watched(runs_dir: Path) -> tuple:
 
 def list_folders(runs_dir: Path) -> tuple[list[Path], list[Path], list[Path]]:
     if not runs_dir.exists():
-        raise UserError(f"--runs_dir {runs_dir} does not exist: make a first run with `python train.py --preset digits`")
+        raise UserError(
+            f"--runs_dir {runs_dir} does not exist: make a first run with `python train.py --preset digits`"
+        )
     try:
         return reading.find_folders(runs_dir)
     except OSError as error:

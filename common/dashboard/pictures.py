@@ -112,7 +112,10 @@ def thumbnail_sheet(folder: Path, run: dict[str, Any], budget: int) -> tuple[dic
     if indices.min() < 0 or indices.max() >= len(dataset.labels) or logits.shape[1] != len(dataset.classes):
         return None, "The data set on this machine is not the one that was evaluated, so its images are not shown."
     if not np.array_equal(np.asarray(dataset.labels)[indices], labels):
-        return None, "The data set on this machine has other labels than the one evaluated, so its images are not shown."
+        return (
+            None,
+            "The data set on this machine has other labels than the one evaluated, so its images are not shown.",
+        )
     cell = 32 if max(dataset.images.shape[2:]) <= 32 else 96
     limit = max(1, budget // (700 if cell == 32 else 3500))  # bytes a thumbnail, as measured
     predictions, confidences = predict(logits)

@@ -168,7 +168,10 @@ def run_status(summary: dict[str, Any], now: float) -> tuple[str, str]:
         if host in (None, socket.gethostname()):
             if process_alive(summary.get("pid")):
                 return "running", "Still training."
-            return "crashed", "Its process is gone and it never said that it ended: it was killed, or the machine stopped."
+            return (
+                "crashed",
+                "Its process is gone and it never said that it ended: it was killed, or the machine stopped.",
+            )
         if updated is not None and now - updated < SILENT_SECONDS:
             return "running", f"Still training on {host}."
         return "silent", f"It runs on {host}, which has not been heard from for {duration(now - (updated or now))}."

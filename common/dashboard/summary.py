@@ -203,7 +203,9 @@ def describe_best(runs: list[Run]) -> list[dict[str, str]]:
         value = accuracy_of(best, measure)
         text = f"is right on {percent(value)} of the {measure} images of {dataset}"
         if not others:
-            text += ". It is the only run measured on them." if measure == "test" else ". It is the only run to compare."
+            text += (
+                ". It is the only run measured on them." if measure == "test" else ". It is the only run to compare."
+            )
         else:
             text += f", the best of {len(ranked)} runs. {set_apart(best, others, measure)}"
         found.append({"dataset": dataset, "run": best["id"], "text": text})
