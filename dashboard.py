@@ -1,10 +1,10 @@
 """Local runs → one HTML page that opens with no server, no network and no account.
 
-    python dashboard.py              # writes dashboard.html over every run in runs/; open it in a browser
-    python dashboard.py --watch True # keeps it up to date while a run trains
+    python dashboard.py                # writes dashboard.html over every run in runs/; open it in a browser
+    python dashboard.py --watch True   # keeps it up to date while a run trains
 
-The page answers: how good is each run, which classes fail, what they are taken for, what those images look like,
-whether the confidence is to be trusted, which run was best and what set it apart.
+The page answers: how good is a run, which classes fail, what are they taken for, what do those images look like, is its
+confidence to be trusted, which run was best and what set it apart.
 """
 
 import signal
@@ -15,45 +15,55 @@ from pathlib import Path
 
 from common.errors import report_errors
 
-WATCH_SECONDS = 2  # between two looks at the run folders
+LOOK_SECONDS = 2  # between two looks at the run folders
 RELOAD_SECONDS = 10  # between two reloads of a watched page
 
 
 @dataclass(frozen=True)
 class DashboardConfig:
     runs_dir: str = "runs"
-    """Folder of the run folders, or a single run folder, which is then shown with all its images."""
+    """Folder of the run folders, or one run folder."""
     output: str = "dashboard.html"
     """The page to write. An existing file is replaced only if it is a dashboard."""
     watch: bool = False
-    """Rebuild the page whenever a run changes, until Ctrl-C; the page reloads itself and keeps its place."""
+    """Build the page again whenever a run changes, until Ctrl-C; an open page reloads itself."""
 
 
 def main(config: DashboardConfig) -> None:
-    from common.dashboard.page import watched, write_page
+    from common.dashboard.page import write_page
 
     runs_dir, output = Path(config.runs_dir), Path(config.output)
-    data = write_page(runs_dir, output, cache := {}, RELOAD_SECONDS if config.watch else 0)
-    count = len(data["runs"])
-    print(
-        f"{output}: {count} run{'' if count == 1 else 's'}, {output.stat().st_size / 1e6:.1f} MB. Open it in a browser."
-    )
-    if not config.watch:
-        return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    data = write_page(runs_dir, output, RELOAD_SECONDS if config.watch else 0)
+    runs = f"{len(data['runs'])} run{'' if len(data['runs']) == 1 else 's'}"
+    print(f"{output.resolve()}: {runs}, {output.stat().st_size / 1e6:.1f} MB. Open it in a browser; it needs no network.")
+    if not data["runs"]:
+        print(f"No runs in {runs_dir} yet: python train.py --preset digits")
+    elif not any(run["report"] for run in data["runs"]):
+        print("No run is tested yet; error analysis appears after: python evaluate.py")
+    if config.watch:
+        watch(runs_dir, output)
+
+
+def watch(runs_dir: Path, output: Path) -> None:
+    """Builds the page again whenever a file changes, and while a run trains, which may die without touching one."""
+    from common.dashboard.page import write_page
+    from common.dashboard.reading import signature
+
     print("Watching for changes; Ctrl-C ends.", flush=True)
-    seen, training = watched(runs_dir), True
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    seen, training, pause = None, True, LOOK_SECONDS
     try:
         while True:
-            time.sleep(WATCH_SECONDS)
-            state = watched(runs_dir)
-            if state != seen or training:  # a run that trains may die without touching a file
-                data = write_page(runs_dir, output, cache, RELOAD_SECONDS)
+            time.sleep(pause)
+            state, began = signature(runs_dir), time.monotonic()
+            if state != seen or training:
+                data = write_page(runs_dir, output, RELOAD_SECONDS)
                 seen, training = state, any(run["status"] == "running" for run in data["runs"])
+            pause = max(LOOK_SECONDS, 10 * (time.monotonic() - began))  # the run that trains needs the processor more
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        write_page(runs_dir, output, cache)  # the page left behind does not reload
+        write_page(runs_dir, output)  # the page left behind doesn't reload
 
 
 if __name__ == "__main__":

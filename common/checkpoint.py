@@ -3,9 +3,11 @@
 Neither can execute anything when it is loaded.
 """
 
+import contextlib
+import hashlib
 import json
-import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +17,41 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_path, disk_errors
 
 FORMAT = "resnext-finetuning 1"
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
-    """Weights alone, with `metadata` in the header: each value as JSON, since the format holds only strings."""
+    """Weights alone, with `metadata` in the header: each value as JSON, since the format holds only strings, and a
+    checksum over all of it, since the format has none."""
     header = {"format": FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with atomic_path(path) as temporary:
+    header["sha256"] = _checksum(tensors, header)
+    with disk_errors(path), atomic_path(path) as temporary, _as_os_error():
         safetensors.torch.save_file(tensors, temporary, metadata=header)
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The weights and their metadata. Errors: `UserError` naming the file when it is missing, damaged or not ours."""
-    metadata = read_metadata(path)
+    header = _read_header(path)
     try:
-        return safetensors.torch.load_file(path), metadata
+        tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} can't be read: it is damaged ({error})") from None
+    if header.pop("sha256", None) != _checksum(tensors, header):
+        raise UserError(f"{path} is damaged: its checksum is not the one in its header")
+    return tensors, _decoded(path, header)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The header of a `best.safetensors`, without its weights. Errors: as `load_weights`."""
+    """The header of a `best.safetensors`, without reading its weights, hence unverified. Errors: as `load_weights`."""
+    header = _read_header(path)
+    header.pop("sha256", None)
+    return _decoded(path, header)
+
+
+def _read_header(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -50,16 +63,38 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ) from None
     if header.get("format") != FORMAT:
         raise UserError(f"{path} holds weights, but was not written by train.py: its header does not say {FORMAT!r}")
+    return header
+
+
+def _decoded(path: Path, header: dict[str, str]) -> dict[str, Any]:
     try:
         return {key: json.loads(value) for key, value in header.items() if key != "format"}
     except ValueError as error:
         raise UserError(f"{path} has a damaged header: {error}") from None
 
 
+def _checksum(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
+    """SHA-256 hex over the header and every tensor's name, type, shape and bytes."""
+    kinds = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
+    digest = hashlib.sha256(json.dumps([header, kinds], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
-    """Everything needed to go on, of plain types and tensors only."""
-    with atomic_path(path) as temporary:
+    """Everything needed to go on, of plain types and tensors only. Errors: `RunError` when the disk is full."""
+    with disk_errors(path), atomic_path(path) as temporary, _as_os_error():
         torch.save({"format": FORMAT, **state}, temporary)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Both writers report a full disk as an error of their own."""
+    try:
+        yield
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise OSError(_first_line(error)) from error
 
 
 def load_training_state(path: Path) -> dict[str, Any]:
@@ -67,19 +102,15 @@ def load_training_state(path: Path) -> dict[str, Any]:
     would otherwise pass. Errors: `UserError` naming the file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise UserError(
-                f"{path} is damaged: {damaged} has a wrong checksum; the weights in best.safetensors may be whole"
-            )
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved state to go on from; begin a new run") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
+    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
         raise UserError(
-            f"{path} can't be read: truncated, damaged, or not a training state ({_first_line(error)})"
+            f"{path} can't be read: truncated, damaged, or not a training state ({first_line(error)}); "
+            "the weights in best.safetensors may be whole"
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a training state of train.py")
@@ -99,6 +130,11 @@ def load_into(model: nn.Module, state: dict[str, torch.Tensor], source: str | Pa
             came, allowed = tuple(state[name].shape), tuple(wanted[name].shape)
             raise UserError(f"{source} does not fit: {name} has shape {came}, the model's is {allowed}")
     model.load_state_dict(state)
+
+
+def first_line(error: Exception) -> str:
+    """What fits into a one-line message; torch's own run to many."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _first_line(error: Exception) -> str:

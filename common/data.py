@@ -4,15 +4,14 @@
 own photos in `data_dir/train/<class>/` and `data_dir/test/<class>/`.
 """
 
-import contextlib
+import gzip
 import hashlib
 import http.client
 import json
 import os
-import socket
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.network import network_timeout
 from common.photos import load_photos, release
 
 DATASETS = ("cifar100", "cifar10", "digits", "folder")
@@ -54,7 +54,6 @@ CIFAR100_SUPERCLASSES = {
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
 
-_NETWORK_TIMEOUT_SECONDS = 30
 _DIGEST_CHUNK_BYTES = 64 << 20
 
 
@@ -119,9 +118,9 @@ def split_indices(labels: Tensor | np.ndarray, fraction: float, seed: int) -> tu
             f"--validation_fraction {fraction} needs a class with two images or more; add images, or set it to 0"
         )
     random = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == label) for label in range(len(sizes))]
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])  # each class's indices, ascending
     chosen = [random.permutation(indices)[:share] for indices, share in zip(members, shares, strict=True)]
-    validation = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+    validation = np.sort(np.concatenate(chosen))
     train = np.setdiff1d(np.arange(len(labels)), validation, assume_unique=True)
     return torch.from_numpy(train.astype(np.int64)), torch.from_numpy(validation.astype(np.int64))
 
@@ -157,10 +156,16 @@ def _load_cifar(name: str, folder: Path, split: Split) -> Dataset:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     source = CIFAR100 if name == "cifar100" else CIFAR10
-    if _damaged_cifar_file(source, folder) is not None:
-        _install_cifar(source, folder)
-    # torchvision compares every file's checksum before it reads the pickle.
-    cifar = source(os.fspath(folder), train=split == "train")
+    try:
+        if not _cifar_is_whole(source, folder):
+            _install_cifar(source, folder)
+        # torchvision compares every file's checksum before it reads the pickle.
+        cifar = source(os.fspath(folder), train=split == "train")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} can't be read or written ({error.strerror or error}); free some space, or choose "
+            "another folder with --data_dir"
+        ) from error
     images = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))  # as stored in the file, hence without a copy
     classes = tuple(cifar.classes)
     superclasses = superclass_of = None
@@ -177,12 +182,11 @@ def _cifar_files(source: type) -> dict[str, str]:
     return dict(source.train_list) | dict(source.test_list) | {source.meta["filename"]: source.meta["md5"]}
 
 
-def _damaged_cifar_file(source: type, folder: Path) -> Path | None:
-    """The first unpacked file that is missing or not what its checksum says; None when all are right."""
+def _cifar_is_whole(source: type, folder: Path) -> bool:
+    """Is every unpacked file there, and what its checksum says?"""
     from torchvision.datasets.utils import check_integrity
 
-    paths = {folder / source.base_folder / name: md5 for name, md5 in _cifar_files(source).items()}
-    return next((path for path, md5 in paths.items() if not check_integrity(path, md5)), None)
+    return all(check_integrity(folder / source.base_folder / name, md5) for name, md5 in _cifar_files(source).items())
 
 
 def _install_cifar(source: type, folder: Path) -> None:
@@ -197,20 +201,15 @@ def _install_cifar(source: type, folder: Path) -> None:
         raise UserError(
             f"{archive} is damaged (its MD5 is not {source.tgz_md5}); delete it, and it is downloaded again"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as temporary:
-            if not archive.exists():
-                _download_cifar(source, folder, Path(temporary))
-                os.replace(Path(temporary) / source.filename, archive)
-            _unpack_cifar(source, archive, Path(temporary))
-            (folder / source.base_folder).mkdir(exist_ok=True)
-            for name in _cifar_files(source):
-                os.replace(Path(temporary) / name, folder / source.base_folder / name)
-    except OSError as error:
-        raise UserError(
-            f"{folder} can't be written ({error.strerror or error}); free some space, or choose another with --data_dir"
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as temporary:
+        if not archive.exists():
+            _download_cifar(source, folder, Path(temporary))
+            os.replace(Path(temporary) / source.filename, archive)
+        _unpack_cifar(source, archive, Path(temporary))
+        (folder / source.base_folder).mkdir(exist_ok=True)
+        for name in _cifar_files(source):
+            os.replace(Path(temporary) / name, folder / source.base_folder / name)
 
 
 def _download_cifar(source: type, folder: Path, temporary: Path) -> None:
@@ -219,13 +218,13 @@ def _download_cifar(source: type, folder: Path, temporary: Path) -> None:
 
     print(f"downloading {source.url} into {folder}", flush=True)
     try:
-        with _network_timeout(_NETWORK_TIMEOUT_SECONDS):
+        with network_timeout():
             download_url(source.url, temporary, source.filename, source.tgz_md5)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
-            f"{source.url} can't be downloaded ({error}), and {folder.resolve()} has no {source.filename}; "
-            f"put that file there, or the folder {source.base_folder} unpacked from it, or name the folder that has it "
-            "with --data_dir; `--preset digits` needs no download"
+            f"{source.url} can't be downloaded ({error}), and {folder.resolve()} has neither a {source.filename} nor a "
+            f"whole {source.base_folder} unpacked from it; put one of them there, or name the folder that has it with "
+            "--data_dir; `--preset digits` needs no download"
         ) from error
 
 
@@ -239,19 +238,8 @@ def _unpack_cifar(source: type, archive: Path, target: Path) -> None:
                 if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
                     raise UserError(f"{archive} holds a damaged {source.base_folder}/{name}; delete the archive")
                 (target / name).write_bytes(content)
-    except (tarfile.TarError, EOFError, KeyError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError) as error:
         raise UserError(f"{archive} can't be unpacked ({error}); delete it, and it is downloaded again") from error
-
-
-@contextlib.contextmanager
-def _network_timeout(seconds: float) -> Iterator[None]:
-    """torchvision sets none of its own, and a silent server would hold the run for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 # digits

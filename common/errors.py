@@ -1,4 +1,4 @@
-"""One way to end on bad input: a line on stderr, exit status 2, no traceback."""
+"""How a script ends when something is wrong: one line on stderr, no traceback."""
 
 import contextlib
 import sys
@@ -9,14 +9,18 @@ class UserError(ValueError):
     """Something a user can mend. The message says what came, what is allowed, and which flag or file to change."""
 
 
+class RunError(RuntimeError):
+    """Something that ended a run that was going: a full disk, a loss that is not finite. The message says what is kept."""
+
+
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """Around a script's `main`: a `UserError` becomes one line on stderr and exit status 2."""
+    """Around a script's `main`: a `UserError` ends it with one line and exit status 2, a `RunError` with status 1."""
     try:
         yield
-    except UserError as error:
+    except (UserError, RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except BrokenPipeError:  # the reader has gone, as in `python train.py … | head`
         sys.stderr.close()
         sys.exit(1)

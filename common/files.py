@@ -1,6 +1,7 @@
 """Files that are whole or absent: written to a temporary name in the same folder, flushed to disk, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import RunError, UserError
 
 
 @contextlib.contextmanager
@@ -41,6 +42,18 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full or read-only disk becomes a `RunError` that says what to free; what was saved before is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} can't be written ({error.strerror or error}); what was saved before is kept. "
+            f"Free space in {path.parent}, then go on with --resume"
+        ) from error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Replaces the file at `path`, or leaves what was there."""
     with atomic_path(path) as temporary:
@@ -55,19 +68,25 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Errors: `UserError` naming the file when it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read as JSON: {error}") from error
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds one line in a single write, on disk when this returns. Errors: `OSError`, the file then ends as before."""
-    with open(path, "ab", buffering=0) as file:
-        end = file.tell()
+    """Adds one line in a single write, on disk when this returns. A last line that a crash tore is ended first.
+
+    Errors: `OSError`, the file then ends as before."""
+    with open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        torn = file.read(1) not in (b"", b"\n")
         data = f"{line}\n".encode()
+        if torn:
+            data = b"\n" + data
         try:
             if file.write(data) != len(data):
-                raise OSError(28, "No space left on device", str(path))
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
             os.fsync(file.fileno())
         except OSError:
             file.truncate(end)
@@ -78,7 +97,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a JSON-lines file; a last line that a crash tore is left out. A missing file has none."""
     rows = []
     if Path(path).exists():
-        for line in Path(path).read_text(errors="replace").splitlines():
+        for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
             except ValueError:

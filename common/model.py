@@ -4,8 +4,8 @@ import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
-from urllib.error import URLError
 
 import safetensors.torch
 import torch
@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from common.checkpoint import load_into
+from common.checkpoint import first_line, load_into
 from common.errors import UserError
+from common.network import network_timeout
 
 # A table, so that a test can put tiny models of the same family in the large ones' place.
 ARCHITECTURES: dict[str, Callable[..., models.ResNet]] = {
@@ -55,33 +56,39 @@ def _calm_features(model: models.ResNet) -> None:
 
 
 def load_backbone(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Loads all but the head, which belongs to other classes. Errors: `UserError` when the rest does not fit."""
-    head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("fc.")}
-    load_into(model, {**{k: v for k, v in state.items() if not k.startswith("fc.")}, **head}, f"--weights {source}")
+    """Loads all but the head, which belongs to other classes. Errors: `UserError` when the rest does not fit.
+
+    BatchNorm's counters of batches may be absent, as they are from files older than PyTorch 0.4.1; nothing reads them.
+    """
+    own = {k: v for k, v in model.state_dict().items() if k.startswith("fc.") or k.endswith(".num_batches_tracked")}
+    backbone = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    load_into(model, {**own, **backbone}, f"--weights {source}")
 
 
 def _read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
     if weights.endswith((".pth", ".pt", ".safetensors")) or os.path.sep in weights:
-        return _read_weights_file(Path(weights))
+        return _read_weights_file(Path(weights).expanduser())
     published = models.get_model_weights(name)
-    if weights not in published.__members__:
-        allowed = ", ".join(published.__members__)
+    allowed = [entry.name for entry in published]
+    if weights not in allowed:
         raise UserError(
-            f"--weights is {weights!r}, but for {name} must be {allowed}, none, or a path ending in .pth or .safetensors"
+            f"--weights is {weights!r}, but for {name} must be {', '.join(allowed)}, none, or a path ending in .pth or "
+            ".safetensors"
         )
     entry = published[weights]
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     file = os.path.join(folder, os.path.basename(entry.url))
     try:
-        return entry.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
+        with network_timeout():
+            return entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that isn't a state dict
+        if os.path.exists(file):
+            raise UserError(
+                f"--weights {weights}: {file} is damaged ({first_line(error)}); delete it and run again"
+            ) from None
         raise UserError(
-            f"--weights {weights} are neither in {file} nor could they be downloaded ({error}); put {entry.url} there, "
-            "or use --weights none or a path; --preset digits needs no download"
-        ) from None
-    except Exception as error:  # a wrong hash, or a file that is no state dict
-        raise UserError(
-            f"--weights {weights}: {file} is damaged ({str(error).splitlines()[0]}); delete it and run again"
+            f"--weights {weights} are neither in {file} nor could they be downloaded ({first_line(error)}); put {entry.url} "
+            "there, or use --weights none or a path; --preset digits needs no download"
         ) from None
 
 
@@ -95,13 +102,14 @@ def _read_weights_file(path: Path) -> dict[str, torch.Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a file that isn't theirs
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"--weights {path} can't be read: truncated, damaged, or more than plain weights ({reason})"
+            f"--weights {path} can't be read: truncated, damaged, or more than plain weights ({first_line(error)})"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):  # torchvision's reference scripts save it so
         state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise UserError(f"--weights {path} holds no weights: expected a mapping of names to tensors")
     return state
 
@@ -111,14 +119,15 @@ def set_trainable(model: models.ResNet, finetune: str) -> models.ResNet:
     since its statistics would change with every batch."""
     for prefix in FROZEN_PREFIX[finetune]:
         getattr(model, prefix).requires_grad_(False)
-    model.train = lambda mode=True: _train(model, mode, FROZEN_PREFIX[finetune])
+    model.train = MethodType(_train, model)  # bound, so that a deep copy gets its own
     return model.train()
 
 
-def _train(model: models.ResNet, mode: bool, frozen: tuple[str, ...]) -> models.ResNet:
+def _train(model: models.ResNet, mode: bool = True) -> models.ResNet:
     nn.Module.train(model, mode)
-    for prefix in frozen:
-        getattr(model, prefix).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
     return model
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -62,8 +62,11 @@ def read_photo(path: Path, image_size: int) -> np.ndarray:
             image.draft("RGB", (2 * image_size, 2 * image_size))
             upright = _to_rgb(ImageOps.exif_transpose(image))
             square = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BILINEAR)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image of a known format; replace or remove the file") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over
-        raise UserError(f"{path} can't be read as an image ({error}); replace or remove the file") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} can't be read as an image ({reason}); replace or remove the file") from error
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
@@ -93,10 +96,16 @@ def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Te
     return _as_tensor(images)
 
 
+def is_mapped(images: torch.Tensor) -> bool:
+    """Whether the images are a mapped file, read when touched."""
+    return images.untyped_storage().data_ptr() in _mapped
+
+
 def release(images: torch.Tensor) -> None:
     """Gives a mapped set's pages back to the system, so that reading all of it does not count as resident memory.
 
-    Call it now and then while reading; the pages come back from the file when touched. No effect on other tensors.
+    Call it now and then while reading; the pages come back from the file when touched, without what was written to
+    them. No effect on other tensors.
     """
     mapped = _mapped.get(images.untyped_storage().data_ptr())
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -106,6 +115,8 @@ def release(images: torch.Tensor) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8 rather than scale
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P":  # its colours may have an alpha, which Pillow warns of unless it is asked for
+        image = image.convert("RGBA")
     return image.convert("RGB")
 
 
@@ -211,7 +222,7 @@ def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
     except OSError as error:
         megabytes = np.prod(shape, dtype=np.int64) / 1e6
         raise UserError(
-            f"the decoded photos ({megabytes:.0f} MB) can't be written to {cache} ({error.strerror or error}); "
+            f"the decoded photos ({megabytes:.1f} MB) can't be written to {cache} ({error.strerror or error}); "
             "free some space there, or set FINETUNE_CACHE to a folder that can be written"
         ) from error
 

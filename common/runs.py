@@ -6,8 +6,9 @@ import os
 import secrets
 import socket
 import string
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,19 @@ def plan_run(runs_dir: str, run_id: str | None) -> RunFolder:
         )
     check_writable(Path(runs_dir), "--runs_dir")
     return folder
+
+
+def open_run(config: TrainConfig) -> RunFolder:
+    """The folder of a new run, or of the one to go on with. Errors: as `plan_run` and `find_run`."""
+    if config.resume is None:
+        return plan_run(config.runs_dir, config.run_id)
+    return find_run(config.runs_dir, config.resume, "--resume")
+
+
+def check_same_data(folder: RunFolder, digest: str) -> None:
+    """Errors: `UserError` when a run to go on with was trained on other data."""
+    if read_json(folder.split).get("digest") != digest:
+        raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -202,3 +216,53 @@ def _alive(pid: int) -> bool:
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, oldest first."""
     return read_json_lines(folder.metrics)
+
+
+def resolve_checkpoint(
+    reference: str | None, runs_dir: str | Path, download: Callable[[str], Path | None] | None = None
+) -> tuple[Path, str | None]:
+    """The weights that `--checkpoint` names, and the artifact they are, if it was named.
+
+    A file; a run's id or folder; an artifact, looked up by `download` in W&B and, where that gives None, among the local runs.
+    None is the newest run that has weights. Errors: `UserError` that says what there is.
+    """
+    if reference is None:
+        runs = [folder for folder in list_runs(runs_dir) if folder.best.exists()]
+        if not runs:
+            raise UserError(
+                f"no run with weights in {runs_dir}; train one with train.py, or give --checkpoint or --runs_dir"
+            )
+        return runs[-1].best, None
+    if Path(reference).is_file():
+        return Path(reference), None
+    is_run = ":" not in reference and any((root / reference).is_dir() for root in (Path(runs_dir), Path()))
+    if is_run:
+        folder = find_run(runs_dir, reference, "--checkpoint")
+        if not folder.best.exists():
+            raise UserError(
+                f"--checkpoint {reference}: {folder.best} does not exist; the run has not finished an epoch"
+            )
+        return folder.best, None
+    looks_like_file = "." in reference.rpartition("/")[2]
+    if download and not looks_like_file and (path := download(reference)):
+        return path, reference
+    if found := find_artifact(runs_dir, reference):
+        folder, artifact = found
+        return folder.path / artifact["files"][0], reference
+    names = {
+        f"{a['name']}:latest"
+        for folder in list_runs(runs_dir)
+        for a in folder.read_tracking()["artifacts"]
+        if a["type"] == "model"
+    }
+    there = [folder.id for folder in list_runs(runs_dir)][-3:] + sorted(names)[:3]
+    known = f"; there are {', '.join(there)}" if there else "; there are no runs"
+    raise UserError(f"--checkpoint {reference} is no file, and no run or artifact in {runs_dir}{known}")
+
+
+def code_version() -> str | None:
+    """The commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None

@@ -4,12 +4,15 @@ import contextlib
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 import torch
 
 from common.errors import UserError
+
+Batch = TypeVar("Batch")
 
 
 def choose_device(name: str) -> torch.device:
@@ -69,8 +72,8 @@ class Interrupt:
 
     @property
     def exit_status(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, by the shell's convention."""
-        return 128 + (self.signal or 0)
+        """130 after Ctrl-C, 143 after SIGTERM, by the shell's convention; 0 without either."""
+        return 128 + self.signal if self.signal else 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -78,6 +81,18 @@ class Interrupt:
             os._exit(128 + number)
         self.signal = number
         os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+
+class Interrupted(Exception):
+    """Leaves a loop that is not worth finishing, such as a validation."""
+
+
+def watched(batches: Iterable[Batch], stopped: Callable[[], bool]) -> Iterator[Batch]:
+    """The same batches, until `stopped` says so. Raises: `Interrupted`."""
+    for batch in batches:
+        if stopped():
+            raise Interrupted
+        yield batch
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision import models
 
-from common.errors import UserError
 from common.layers import layers, main, markdown_table, stages
 
 ARCHITECTURES = {
@@ -70,9 +69,11 @@ def test_the_command_prints_one_or_two_networks(capsys):
 
 
 @pytest.mark.parametrize("flags", [["--image_size", "8"], ["--num_classes", "0"]])
-def test_a_value_out_of_range_is_refused_by_the_flags_name(flags):
-    with pytest.raises(UserError, match=flags[0]):
+def test_a_value_out_of_range_is_refused_by_the_flags_name(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
         main(flags)
+    assert stop.value.code == 2
+    assert f"{flags[0]} is {flags[1]}" in capsys.readouterr().err
 
 
 def test_an_unknown_architecture_is_refused():

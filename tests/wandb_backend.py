@@ -3,23 +3,22 @@
 It listens on loopback and keeps what it receives in plain data for tests to assert on:
 
     with Backend() as backend:
-        subprocess.run([sys.executable, "script.py"], env=backend.env(tmp_path), check=True)
+        subprocess.run([sys.executable, "script.py"], env=os.environ | backend.env(tmp_path), check=True)
         assert backend.runs["my-run"].history[-1]["loss"] < 1
         assert backend.artifact("model:best").files["weights.bin"] == b"..."
+        assert not backend.unknown
 
 `backend.fault` makes it misbehave while a client runs: None, "refuse" (nothing listens), "500", "hang" (answers only when
-the fault is lifted), "drop" (closes the connection without an answer), "full" (refuses metrics and uploads).
+the fault is lifted), "drop" (closes the connection without an answer), "full" (refuses metrics and uploads, but neither
+runs nor the creation of artifacts).
 """
 
 import base64
-import gzip
 import hashlib
 import json
-import os
 import re
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ FEATURES = (
     "TOTAL_COUNT_IN_FILE_CONNECTION",
     "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
 )
+TRANSPORTS = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
 FAULTS = (None, "refuse", "500", "hang", "drop", "full")
 HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
 
@@ -63,29 +63,32 @@ class Run:
     job_type: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
-    notes: str | None = None
     sweep: str | None = None
-    host: str | None = None
-    program: str | None = None
-    commit: str | None = None
-    exitcode: int | None = None
+    exit_code: int | None = None
     finished: bool = False
-    stopped: bool = False  # set it to ask the client to stop, as the web page's button does
     starts: int = 0  # how many times a client opened the run
     created: str = ""
 
     @property
-    def history(self) -> list[JSON]:
-        """The rows in order; a row sent twice at the same line number counts once."""
+    def rows(self) -> list[JSON]:
+        """The rows as they came: one for each line number of the stream, so a row sent again after a retry counts once."""
         return [json.loads(line) for line in self.lines(HISTORY)]
 
     @property
-    def console(self) -> list[str]:
-        return self.lines(CONSOLE)
+    def history(self) -> list[JSON]:
+        """The rows by step: those of the same step merged, a later one's values over an earlier one's."""
+        merged: dict[int, JSON] = {}
+        for row in self.rows:
+            merged.setdefault(row["_step"], {}).update(row)
+        return [merged[step] for step in sorted(merged)]
+
+    @property
+    def resumed(self) -> bool:
+        return self.starts > 1
 
     @property
     def state(self) -> str:
-        return "running" if not self.finished else "failed" if self.exitcode else "finished"
+        return "running" if not self.finished else "failed" if self.exit_code else "finished"
 
     def lines(self, name: str) -> list[str]:
         return [line for _, line in sorted(self.streams.get(name, {}).items())]
@@ -101,7 +104,8 @@ class Artifact:
     digest: str
     project: str
     entity: str
-    run_id: str | None
+    created_by: str | None  # a run's id
+    used_by: list[str] = field(default_factory=list)  # ids of runs
     aliases: list[str] = field(default_factory=list)
     metadata: JSON = field(default_factory=dict)
     description: str | None = None
@@ -137,6 +141,7 @@ class Trial:
     args: JSON
     stop_after_rows: int | None = None
     run_id: str | None = None  # once handed out
+    stopped: bool = False  # whether the agent was told to
 
 
 class Backend:
@@ -145,13 +150,13 @@ class Backend:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.artifacts: list[Artifact] = []
-        self.uses: list[tuple[str, str]] = []  # (run id, "name:v0"), each once
         self.sweeps: dict[str, Sweep] = {}
         self.trials: list[Trial] = []  # what agents are handed, in order; then they are told to exit
         self.requests: list[str] = []  # GraphQL operations by name; "file_stream", "upload", "download"
-        self.unknown: list[str] = []  # operations and paths this server has no answer for
-        self.errors: list[str] = []  # tracebacks of this server's own mistakes: assert that it is empty
-        self.uploads: dict[str, int] = {}  # path of an upload -> how many times it was sent
+        self.unknown: list[str] = []  # what this server has no answer for, or failed at: assert that it is empty
+        self.faults: list[
+            str
+        ] = []  # requests that met a fault other than "refuse": "graphql", "file_stream", "storage"
         self.blobs: dict[str, bytes] = {}  # base64 MD5 -> the bytes of an artifact's file
         self._changed = threading.Condition(threading.RLock())
         self._fault: str | None = None
@@ -166,31 +171,26 @@ class Backend:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def env(self, folder: Path | str) -> dict[str, str]:
-        """The environment for a client: this server, nobody's settings, private caches in `folder`, short retries."""
-        folder = Path(folder).absolute()
-        for name in ("config", "cache", "data"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "netrc").touch()
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-        return inherited | {
+    def env(self, home: Path) -> dict[str, str]:
+        """The variables for a client: this server, private folders in `home`, retries within seconds.
+
+        The client cuts its settings in seconds to whole ones, and takes its long defaults for 0.
+        """
+        folders = {f"WANDB_{name.upper()}_DIR": home / name for name in ("config", "cache", "data")}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        waits = {"RETRY_WAIT_MIN_SECONDS": "1", "RETRY_WAIT_MAX_SECONDS": "2", "TIMEOUT_SECONDS": "30"}
+        return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": API_KEY,
-            "WANDB_CONFIG_DIR": str(folder / "config"),
-            "WANDB_CACHE_DIR": str(folder / "cache"),
-            "WANDB_DATA_DIR": str(folder / "data"),
-            "NETRC": str(folder / "netrc"),
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
-            "WANDB_ERROR_REPORTING": "false",
+            **{name: str(folder) for name, folder in folders.items()},
+            **{f"WANDB__{part}_{name}": value for part in TRANSPORTS for name, value in waits.items()},
+            "WANDB__GRAPHQL_RETRY_MAX": "3",  # a dead server is given up after seconds, not 100
+            "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1",
             "WANDB__DISABLE_STATS": "true",
-            "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.2",
-            "WANDB_HTTP_TIMEOUT": "20",
-            "WANDB_INIT_TIMEOUT": "60",
-            **{f"WANDB__{part}_RETRY_MAX": "3" for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
-            **{f"WANDB__{part}_RETRY_WAIT_MIN_SECONDS": "0.1" for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
-            **{f"WANDB__{part}_RETRY_WAIT_MAX_SECONDS": "1" for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
-            **{f"WANDB__{part}_TIMEOUT_SECONDS": "20" for part in ("FILE_STREAM", "FILE_TRANSFER")},
+            "WANDB_ERROR_REPORTING": "false",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
         }
 
     @property
@@ -209,14 +209,12 @@ class Backend:
         elif self._server is None:
             self._listen()
 
-    def wait_for(self, condition: Callable[[], Any], timeout: float = 60) -> Any:
+    def wait_for(self, condition: Callable[[], Any], timeout: float = 120) -> Any:
         """Waits until `condition()` is true, looking after every request; returns its value or raises TimeoutError."""
-        deadline = time.monotonic() + timeout
         with self._changed:
-            while not (value := condition()):
-                if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise TimeoutError(f"still waiting after {timeout} s; last requests: {self.requests[-5:]}")
-            return value
+            if not self._changed.wait_for(condition, timeout):
+                raise TimeoutError(f"still waiting after {timeout} s; last requests: {self.requests[-5:]}")
+            return condition()
 
     def artifact(self, name: str) -> Artifact | None:
         """The committed artifact that "name:alias", "name:v2" or "name" (its latest) means, or None."""
@@ -270,6 +268,16 @@ class Backend:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
+    def _meets_fault(self, kind: str) -> bool:
+        """Whether a request must fail; "hang" holds it until the fault is lifted."""
+        with self._changed:
+            if self._fault is None or (self._fault == "full" and kind == "graphql"):
+                return False
+            self.faults.append(kind)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._fault != "hang")
+            return self._fault is not None
+
     def _respond(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         """(status, JSON value or bytes) for a request."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
@@ -291,8 +299,8 @@ class Backend:
                     self.unknown.append(f"{method} {path}")
                 return 404, {"error": "not found"}
             except Exception:
-                self.errors.append(traceback.format_exc())
-                return 400, {"errors": [{"message": "the test server failed: see backend.errors"}]}
+                self.unknown.append(traceback.format_exc())
+                return 400, {"errors": [{"message": "the test server failed: see backend.unknown"}]}
             finally:
                 self._changed.notify_all()
 
@@ -300,7 +308,6 @@ class Backend:
         return f"{self.url}/storage/" + "/".join(quote(part, safe="") for part in parts)
 
     def _upload(self, kind: str, owner: str, name: str, body: bytes) -> None:
-        self.uploads[f"{kind}/{owner}/{name}"] = self.uploads.get(f"{kind}/{owner}/{name}", 0) + 1
         if kind == "run":
             self.runs[owner].files[name] = body
             if name == SUMMARY:
@@ -325,7 +332,7 @@ class Backend:
                 stream = run.streams.setdefault(name, {})
                 stream.update(enumerate(chunk["content"], start=chunk["offset"]))
         if message.get("complete"):
-            run.finished, run.exitcode = True, message.get("exitcode")
+            run.finished, run.exit_code = True, message.get("exitcode")
         return {"exitcode": None, "limits": {}}
 
     def _graphql(self, request: JSON) -> JSON:
@@ -346,16 +353,13 @@ class Backend:
         viewer |= {"email": "tester@example.com", "admin": False, "deletedAt": None}
         return {"viewer": viewer | {"teams": _edges([]), "apiKeys": _edges([])}}
 
-    _GetViewer = _GetDefaultEntity = _Viewer
+    _GetDefaultEntity = _Viewer
 
     def _ServerInfo(self, _: JSON) -> JSON:
         features = [{"name": name, "isEnabled": True} for name in FEATURES]
         return {"serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None, "features": features}}
 
     _ServerFeaturesQuery = _ServerInfo
-
-    def _XXHashDigestsEnabled(self, _: JSON) -> JSON:
-        return {"entity": {"xxhashDigestsEnabled": False}}
 
     def _OrganizationCoreWeaveOrganizationID(self, _: JSON) -> JSON:
         return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
@@ -371,15 +375,14 @@ class Backend:
             self.runs[name] = Run(name, project, entity, v.get("displayName") or name, created=_now())
         run = self.runs[name]
         if v.get("host"):  # a client opens the run; other calls change single fields of it
-            run.starts, run.finished, run.exitcode = run.starts + 1, False, None
+            run.starts, run.finished, run.exit_code = run.starts + 1, False, None
         if v.get("config") is not None:
             run.raw_config = json.loads(v["config"])
             run.config = {key: _value(item) for key, item in run.raw_config.items() if key != "_wandb"}
         if v.get("summaryMetrics") is not None:
             run.summary = json.loads(v["summaryMetrics"])
         fields = {"displayName": "display_name", "display_name": "display_name", "jobType": "job_type"}
-        fields |= {"groupName": "group", "tags": "tags", "notes": "notes", "sweep": "sweep"}
-        fields |= {"host": "host", "program": "program", "commit": "commit"}
+        fields |= {"groupName": "group", "tags": "tags", "sweep": "sweep"}
         for key, attribute in fields.items():
             if v.get(key) is not None:
                 setattr(run, attribute, v[key])
@@ -400,23 +403,15 @@ class Backend:
 
     def _Run(self, v: JSON) -> JSON:
         run = self._find_run({"name": v.get("run") or v.get("runId") or v.get("runName"), **v})
-        node = run and self._run_node(run) | {"stopped": run.stopped}
+        node = run and self._run_node(run)
         return {"project": _project(v.get("entity"), v.get("project")) | {"run": node}}
 
-    _RunStoppedStatus = _RunState = _QueryRunInfo = _RunHistoryKeys = _RunFullHistory = _HistoryPage = _Run
+    _RunStoppedStatus = _RunHistoryKeys = _HistoryPage = _Run
 
     def _Runs(self, v: JSON) -> JSON:
         runs = [run for run in self.runs.values() if run.project == v["project"]]
         answer = _edges([self._run_node(run) for run in runs]) | {"totalCount": len(runs)}
         return {"project": _project(v.get("entity"), v["project"]) | {"runs": answer, "runCount": len(runs)}}
-
-    def _RunSampledHistory(self, v: JSON) -> JSON:
-        answer = self._Run(v)
-        history = self._find_run(v).history
-        keys = [json.loads(spec).get("keys", []) for spec in v["specs"]]
-        rows = [[{k: row[k] for k in wanted} for row in history if set(wanted) <= set(row)] for wanted in keys]
-        answer["project"]["run"]["sampledHistory"] = rows
-        return answer
 
     def _RunParquetHistory(self, v: JSON) -> JSON:
         answer = self._Run(v)
@@ -461,14 +456,15 @@ class Backend:
             "group": run.group,
             "jobType": run.job_type,
             "tags": run.tags,
-            "notes": run.notes,
-            "description": run.notes,
-            "commit": run.commit,
+            "notes": None,
+            "description": None,
+            "commit": None,
             "readOnly": False,
+            "stopped": False,
             "createdAt": run.created,
             "heartbeatAt": run.created,
             "user": {"name": ENTITY, "username": ENTITY},
-            "exitcode": run.exitcode,
+            "exitcode": run.exit_code,
             "historyLineCount": len(rows),
             "history": rows,
             "events": run.lines(EVENTS),
@@ -526,17 +522,15 @@ class Backend:
 
     def _UseArtifact(self, v: JSON) -> JSON:
         artifact = self._by_id(v["artifactID"])
-        use = (v["runName"], f"{artifact.name}:{artifact.version}")
-        if use not in self.uses:
-            self.uses.append(use)
+        if v["runName"] not in artifact.used_by:
+            artifact.used_by.append(v["runName"])
         return {"useArtifact": {"artifact": self._artifact_node(artifact)}}
 
     def _ArtifactByID(self, v: JSON) -> JSON:
         artifact = next((a for a in self.artifacts if a.id in (v.get("id"), v.get("artifact_id"))), None)
         return {"artifact": artifact and self._artifact_node(artifact)}
 
-    _FetchArtifactManifest = _ArtifactManifest = _ArtifactUsedBy = _ArtifactCreatedBy = _ArtifactByID
-    _FetchLinkedArtifacts = _ArtifactByID
+    _FetchArtifactManifest = _ArtifactUsedBy = _ArtifactCreatedBy = _ArtifactByID
 
     def _ArtifactType(self, v: JSON) -> JSON:
         artifact = self.artifact(v["name"])
@@ -557,24 +551,11 @@ class Backend:
 
     _ArtifactMembershipFiles = _GetArtifactMembershipFileUrls
 
-    def _ProjectArtifacts(self, v: JSON) -> JSON:
-        found = [a for a in self.artifacts if a.name == v["collection"] and a.state == "COMMITTED"]
-        nodes = [self._artifact_node(a) for a in reversed(found)]
-        artifacts = _edges(nodes) | {"totalCount": len(nodes)}
-        for edge in artifacts["edges"]:
-            edge["version"] = f"v{edge['node']['versionIndex']}"
-        collection = {"__typename": "ArtifactSequence", "artifacts": artifacts}
-        return {"project": {"artifactType": {"artifactCollection": collection}}}
-
-    def _ProjectArtifactType(self, v: JSON) -> JSON:
-        kind = {"__typename": "ArtifactType", "id": _id("ArtifactType", v["type"]), "name": v["type"]}
-        return {"project": {"artifactType": kind | {"description": None, "createdAt": _now()}}}
-
     def _RunOutputArtifacts(self, v: JSON) -> JSON:
-        return self._run_artifacts([a for a in self.artifacts if a.run_id == v["run"] and a.state == "COMMITTED"])
+        return self._run_artifacts([a for a in self.artifacts if a.created_by == v["run"] and a.state == "COMMITTED"])
 
     def _RunInputArtifacts(self, v: JSON) -> JSON:
-        return self._run_artifacts([self.artifact(name) for run_id, name in self.uses if run_id == v["run"]])
+        return self._run_artifacts([a for a in self.artifacts if v["run"] in a.used_by])
 
     def _run_artifacts(self, artifacts: list[Artifact]) -> JSON:
         answer = _edges([self._artifact_node(a) for a in artifacts]) | {"totalCount": len(artifacts)}
@@ -582,12 +563,6 @@ class Backend:
 
     def _AddAliases(self, v: JSON) -> JSON:
         self._give_aliases(self._by_id(v["artifactID"]), [item["alias"] for item in v["aliases"]])
-        return {"result": {"success": True}}
-
-    def _DeleteAliases(self, v: JSON) -> JSON:
-        gone = [item["alias"] for item in v["aliases"]]
-        artifact = self._by_id(v["artifactID"])
-        artifact.aliases = [alias for alias in artifact.aliases if alias not in gone]
         return {"result": {"success": True}}
 
     def _UpdateArtifact(self, v: JSON) -> JSON:
@@ -618,9 +593,8 @@ class Backend:
             | {"artifactCollection": collection}
             for alias in artifact.aliases
         ]
-        own_name = f"{artifact.name}:{artifact.version}"
-        used_by = [self._run_node(self.runs[run_id]) for run_id, name in self.uses if name == own_name]
-        maker = self.runs.get(artifact.run_id or "")
+        used_by = [self._run_node(self.runs[run_id]) for run_id in artifact.used_by]
+        maker = self.runs.get(artifact.created_by or "")
         return {
             "__typename": "Artifact",
             "id": artifact.id,
@@ -678,15 +652,13 @@ class Backend:
         sweep = self.sweeps.get(v.get("sweep") or v.get("name") or "")
         return {"project": _project(v.get("entity"), v.get("project")) | {"sweep": sweep and self._sweep_node(sweep)}}
 
-    _GetSweepState = _GetSweep = _GetSweepLegacy = _SweepWithRuns
-
     def _CreateAgent(self, v: JSON) -> JSON:
         return {"createAgent": {"agent": {"id": v["sweep"]}}}  # an agent is known by its sweep
 
     def _Heartbeat(self, v: JSON) -> JSON:
         sweep = self.sweeps[v["id"]]
         running = json.loads(v.get("runState") or "{}")
-        commands = [{"type": "stop", "run_id": run_id} for run_id in running if self._is_to_stop(run_id)]
+        commands = [{"type": "stop", "run_id": run_id} for run_id in running if self._must_stop(run_id)]
         waiting = [trial for trial in self.trials if trial.run_id is None]
         if not running and waiting:
             trial = waiting[0]
@@ -700,10 +672,13 @@ class Backend:
             commands = [{"type": "exit"}]
         return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
 
-    def _is_to_stop(self, run_id: str) -> bool:
-        rows = len(self.runs[run_id].lines(HISTORY)) if run_id in self.runs else 0
-        wanted = [trial.stop_after_rows for trial in self.trials if trial.run_id == run_id]
-        return any(count is not None and rows >= count for count in wanted)
+    def _must_stop(self, run_id: str) -> bool:
+        """Whether to tell the agent now, which is done once."""
+        trial = next(trial for trial in self.trials if trial.run_id == run_id)
+        if trial.stopped or trial.stop_after_rows is None or run_id not in self.runs:
+            return False
+        trial.stopped = len(self.runs[run_id].rows) >= trial.stop_after_rows
+        return trial.stopped
 
     def _sweep_node(self, sweep: Sweep) -> JSON:
         runs = [self._run_node(self.runs[run_id]) for run_id in sweep.runs if run_id in self.runs]
@@ -744,19 +719,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
         path = urlsplit(self.path).path
-        if self.backend.fault == "hang":
-            with self.backend._changed:
-                self.backend._changed.wait_for(lambda: self.backend.fault != "hang")
-        if self.backend.fault in ("drop", "refuse"):
-            self.close_connection = True
-        elif self.backend.fault == "500":
-            self._send(500, {"error": "told to fail"})
-        elif self.backend.fault == "full" and (path.endswith("/file_stream") or self.command == "PUT"):
-            self._send(403 if self.command == "PUT" else 413, {"error": "storage limit exceeded"})
-        elif not path.startswith("/storage/") and not self._is_authorized():
+        kind = "storage" if path.startswith("/storage/") else path.rpartition("/")[2]
+        if self.backend._meets_fault(kind):
+            if self.backend.fault == "500":
+                self._send(500, {"error": "told to fail"})
+            elif self.backend.fault == "full":
+                self._send(413 if kind == "file_stream" else 403, {"error": "storage limit exceeded"})
+            else:
+                self.close_connection = True
+        elif kind != "storage" and not self._is_authorized():
             self._send(401, {"errors": [{"message": "user is not logged in"}]})
         else:
             self._send(*self.backend._respond(self.command, path, body))

@@ -1,366 +1,38 @@
 """Run folders → plain data, whatever state they are in.
 
-A run may be training, may have crashed between two lines, or may not be a run at all. Nothing here raises for what a
-folder holds: what is missing or torn becomes a sentence in the run's `problems`.
+A run may be training, may have died between two lines, or may not be a run at all. Nothing here raises for what a
+folder holds: a part that is missing or torn is left out, and a sentence in the run's `problems` says so. Only the
+fields named here are read, so nothing else that lies in a folder can reach the page.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import json
 import math
-import os
-import socket
-import sqlite3
-import time
-from collections import Counter
+import shlex
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-EPOCH_POINTS = 400  # points kept of a curve, so that a page over 200 long runs stays small
-BATCH_POINTS = 240
-SILENT_SECONDS = 15 * 60  # a run on another host counts as silent after this long without an update
+from common.config import TrainConfig
+from common.files import read_json_lines
+from common.runs import RunFolder, run_state
+
+CURVE_POINTS = 300  # kept of a curve, so that a page over 200 long runs stays small
+CURVES = [
+    "validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss",
+    "train/batch_loss", "lr", "throughput/images_per_second",
+]  # fmt: skip
+CONFIG_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 # Settings that name or place a run instead of changing what it learns.
-NOT_A_DIFFERENCE = {
-    "run_id", "resume", "group", "tags", "runs_dir", "data_dir", "project", "entity", "log_every", "checkpoint_every",
-}  # fmt: skip
-MARKS_OF_A_RUN = ("config.yaml", "metrics.jsonl", "summary.json", "checkpoints")
-WATCHED = ("*", "checkpoints/*", "evaluation/*", "visualization/*")  # what a page shows of a run folder
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder holds any of the files a training run leaves."""
-    return any((path / name).exists() for name in MARKS_OF_A_RUN)
-
-
-def find_folders(runs_dir: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The run folders, the sweep folders and the folders that are neither.
-
-    `runs_dir` may itself be one run folder: the page is then about that run alone.
-    """
-    if is_run(runs_dir):
-        return [runs_dir], [], []
-    folders = sorted(p for p in runs_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
-    sweeps = [p for f in folders if f.name == "sweeps" and not is_run(f) for p in sorted(f.iterdir()) if p.is_dir()]
-    runs = [f for f in folders if is_run(f)]
-    return runs, sweeps, [f for f in folders if not is_run(f) and f.name != "sweeps"]
-
-
-def signature(folder: Path) -> tuple:
-    """Changes when a file that the page shows changes: `(name, size, mtime)` of each."""
-    found = []
-    for pattern in WATCHED:
-        for path in folder.glob(pattern):
-            try:
-                stat = path.stat()
-            except OSError:  # renamed or removed between listing and looking
-                continue
-            found.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return tuple(sorted(found))
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def read_mapping(path: Path, problems: list[str], required: bool = False) -> dict[str, Any]:
-    """A JSON or YAML file holding a mapping; `{}` and a sentence in `problems` when it does not."""
-    name = f"{path.parent.name}/{path.name}" if path.parent.name in ("evaluation", "visualization") else path.name
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.suffix == ".yaml" else (
-            json.loads(text)
-        )  # fmt: skip
-    except FileNotFoundError:
-        if required:
-            problems.append(f"{name} is missing.")
-        return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        problems.append(f"{name} cannot be read: it is damaged or was cut short.")
-        return {}
-    if not isinstance(data, dict):
-        problems.append(f"{name} does not hold what this project writes there.")
-        return {}
-    return {str(key): value for key, value in data.items()}
-
-
-def number(value: Any) -> float | None:
-    """A finite number with 5 significant digits, else None: what a chart can draw and JSON can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value if isinstance(value, int) else float(f"{value:.5g}")
-
-
-def interval(value: Any) -> list[float] | None:
-    """`[low, high]` of numbers, else None."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        return None
-    low, high = number(value[0]), number(value[1])
-    return None if low is None or high is None else [low, high]
-
-
-def read_metrics(path: Path, problems: list[str]) -> dict[str, dict[str, list]]:
-    """`metrics.jsonl` → `{"epoch": {key: [value, …]}, "batch": {…}}`, columns of equal length, thinned evenly.
-
-    A batch row of a long run is parsed only if it will be drawn. The torn last line of a crashed run is skipped.
-    """
-    try:
-        lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        problems.append("metrics.jsonl is missing: nothing was logged.")
-        return {"epoch": {}, "batch": {}}
-    except OSError as error:
-        problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}.")
-        return {"epoch": {}, "batch": {}}
-    lines = [line for line in lines if line.strip()]
-    epochs = thin([line for line in lines if '"train/loss"' in line], EPOCH_POINTS)
-    batches = thin([line for line in lines if '"train/loss"' not in line], BATCH_POINTS)
-    torn = 0
-    tables = {}
-    for name, kept in (("epoch", epochs), ("batch", batches)):
-        rows = {}
-        for line in kept:
-            try:
-                row = json.loads(line)
-                rows[int(row["step"])] = row  # a resumed run may log a step again: the later row counts
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                torn += 1
-        ordered = [rows[step] for step in sorted(rows)]
-        keys = sorted({str(key) for row in ordered for key in row})
-        tables[name] = {key: [number(row.get(key)) for row in ordered] for key in keys}
-    if torn:
-        lines_word = "line" if torn == 1 else "lines"
-        problems.append(f"metrics.jsonl has {torn} unreadable {lines_word}, left out (a run that dies tears its last).")
-    return tables
-
-
-def thin(items: list, limit: int) -> list:
-    """At most `limit` items, evenly spaced, the last always kept."""
-    if len(items) <= limit:
-        return items
-    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
-
-
-# ---------------------------------------------------------------------------------------------- status
-
-
-def process_alive(pid: Any) -> bool:
-    """Whether a process of this machine has this id."""
-    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
-
-
-def run_status(summary: dict[str, Any], now: float) -> tuple[str, str]:
-    """`(status, sentence)`: what became of a run, told apart by what it left behind.
-
-    Statuses: finished, running, interrupted, failed, crashed, silent, unknown.
-    """
-    status = summary.get("status")
-    if status == "running":
-        host, updated = summary.get("host"), number(summary.get("updated"))
-        if host in (None, socket.gethostname()):
-            if process_alive(summary.get("pid")):
-                return "running", "Still training."
-            return (
-                "crashed",
-                "Its process is gone and it never said that it ended: it was killed, or the machine stopped.",
-            )
-        if updated is not None and now - updated < SILENT_SECONDS:
-            return "running", f"Still training on {host}."
-        return "silent", f"It runs on {host}, which has not been heard from for {duration(now - (updated or now))}."
-    if status == "finished":
-        return "finished", "Training ended as planned."
-    if status == "interrupted":
-        return "interrupted", "It was stopped (Ctrl-C or a signal) and saved its state."
-    if status == "failed":
-        return "failed", f"It ended with an error: {summary.get('error') or 'none was recorded'}."
-    return "unknown", "It left no summary: it died before its first save, or summary.json was lost."
-
-
-def duration(seconds: float | None) -> str:
-    """`3725` → `1 h 2 min`."""
-    if seconds is None or seconds < 0:
-        return "–"
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-# ---------------------------------------------------------------------------------------------- evaluation
-
-
-def read_report(folder: Path, run_id: str, problems: list[str]) -> dict[str, Any] | None:
-    """`evaluation/report.json` with the confusion matrix as sparse cells, or None.
-
-    Keys that are absent stay absent; values of a wrong shape are dropped and named in `problems`.
-    """
-    evaluation = folder / "evaluation"
-    if not evaluation.is_dir():
-        return None
-    if not (evaluation / "report.json").exists():
-        problems.append(
-            f"The evaluation did not end: evaluation/report.json is missing. `python evaluate.py --checkpoint {run_id}`"
-        )
-        return None
-    raw = read_mapping(evaluation / "report.json", problems)
-    if not raw:
-        return None
-    report: dict[str, Any] = {}
-    for key in ("accuracy", "top5_accuracy", "macro_f1", "superclass_accuracy", "ece"):
-        report[key] = number(raw.get(key))
-    report["accuracy_interval"] = interval(raw.get("accuracy_interval"))
-    for key in ("split", "dataset", "data_dir", "image_size"):
-        if isinstance(raw.get(key), str | int):
-            report[key] = raw[key]
-    classes = names(raw.get("classes"))
-    matrix = raw.get("confusion_matrix")
-    if classes and square(matrix, len(classes)):
-        report["cells"] = [[i, j, n] for i, row in enumerate(matrix) for j, n in enumerate(row) if n]
-        report["size"] = sum(n for _, _, n in report["cells"])
-    elif matrix is not None:
-        problems.append("evaluation/report.json: the confusion matrix does not fit the classes.")
-    report["classes"] = classes
-    superclasses, superclass_of = names(raw.get("superclasses")), raw.get("superclass_of")
-    if superclasses and valid_superclasses(superclass_of, len(classes), len(superclasses)):
-        report["superclasses"], report["superclass_of"] = superclasses, superclass_of
-    report["per_class"] = [numbers_of(row) for row in mappings(raw.get("per_class")) if "class" in row]
-    report["confused_pairs"] = [
-        numbers_of(row) for row in mappings(raw.get("confused_pairs")) if "true" in row and "predicted" in row
-    ][:200]
-    calibration = raw.get("calibration")
-    if isinstance(calibration, dict):
-        report["calibration"] = {key: number(value) for key, value in calibration.items() if number(value) is not None}
-        for key in ("bins", "bins_after"):
-            report["calibration"][key] = [numbers_of(row) for row in mappings(calibration.get(key))]
-    report["label_issues"] = [numbers_of(row) for row in mappings(raw.get("label_issues"))][:60]
-    report["overlaps"] = [numbers_of(row) for row in mappings(raw.get("overlaps"))][:60]
-    for key in ("checkpoint", "compare"):
-        if isinstance(raw.get(key), dict):
-            report[key] = numbers_of(raw[key])
-    return report
-
-
-def names(value: Any) -> list[str]:
-    return [str(name) for name in value] if isinstance(value, list | tuple) else []
-
-
-def mappings(value: Any) -> list[dict]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list | tuple) else []
-
-
-def square(matrix: Any, size: int) -> bool:
-    """Whether `matrix` is `size` rows of `size` whole numbers, none negative."""
-    return (
-        isinstance(matrix, list)
-        and len(matrix) == size
-        and all(isinstance(row, list) and len(row) == size for row in matrix)
-        and all(type(n) is int and n >= 0 for row in matrix for n in row)
-    )
-
-
-def valid_superclasses(superclass_of: Any, classes: int, superclasses: int) -> bool:
-    return (
-        isinstance(superclass_of, list)
-        and len(superclass_of) == classes
-        and all(type(s) is int and 0 <= s < superclasses for s in superclass_of)
-    )
-
-
-def numbers_of(row: dict) -> dict[str, Any]:
-    """A row with its floats shortened and made safe for JSON (a NaN becomes None), at any depth."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, float):
-            return number(value)
-        if isinstance(value, dict):
-            return numbers_of(value)
-        if isinstance(value, list | tuple):
-            return [clean(item) for item in value]
-        return value if isinstance(value, str | int | None) else str(value)
-
-    return {str(key): clean(value) for key, value in row.items()}
-
-
-# ---------------------------------------------------------------------------------------------- runs
-
-
-def read_run(path: Path, now: float | None = None) -> dict[str, Any]:
-    """One run folder as plain data. Never raises for what the folder holds."""
-    now = time.time() if now is None else now
-    problems: list[str] = []
-    run_id = path.name
-    summary = read_mapping(path / "summary.json", problems)
-    config = read_mapping(path / "config.yaml", problems, required=True)
-    status, status_text = run_status(summary, now)
-    curves = read_metrics(path / "metrics.jsonl", problems)
-    report = read_report(path, run_id, problems)
-    times = [t for table in curves.values() for t in table.get("time", []) if t is not None]
-    started = number(summary.get("started")) or min(times, default=None)
-    seconds = number(summary.get("seconds"))
-    if seconds is None and times:
-        seconds = max(times) - min(times)
-    epoch, accuracy = best_epoch(summary, curves["epoch"])
-    for table in curves.values():  # seconds since the start draw better than unix time, and are shorter
-        table["time"] = [None if t is None else round(t - (started or 0), 1) for t in table.get("time", [])]
-    run = {
-        "id": run_id,
-        "status": status,
-        "status_text": status_text,
-        "problems": problems,
-        "config": {key: plain(value) for key, value in config.items()},
-        "dataset": str(config.get("dataset", "?")),
-        "group": str(config["group"]) if config.get("group") not in (None, "") else None,
-        "started": started,
-        "updated": number(summary.get("updated")) or max(times, default=None),
-        "seconds": seconds,
-        "duration": duration(seconds),
-        "best_epoch": epoch,
-        "validation_accuracy": accuracy,
-        "facts": facts(summary),
-        "wandb_url": web_address(summary.get("wandb_url")),
-        "curves": curves,
-        "report": report,
-        "lineage": read_lineage(path, problems),
-        "resumable": (path / "checkpoints" / "last.pt").exists(),
-        "has_model": (path / "checkpoints" / "best.safetensors").exists(),
-    }
-    run["commands"] = next_commands(run)
-    return run
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON can hold it."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return number(value)
-    return value if isinstance(value, bool | int | str | None) else str(value)
-
-
-def best_epoch(summary: dict[str, Any], epochs: dict[str, list]) -> tuple[float | None, float | None]:
-    """`(epoch, validation accuracy)` of the best epoch, from the summary, else from the curve."""
-    accuracy = number(summary.get("best/validation_accuracy"))
-    if accuracy is not None:
-        return number(summary.get("best/epoch")), accuracy
-    curve = epochs.get("validation/accuracy", [])
-    best = max((i for i, value in enumerate(curve) if value is not None), key=lambda i: curve[i], default=None)
-    if best is None:
-        return None, None
-    return epochs.get("epoch", [None] * len(curve))[best], curve[best]
-
-
+NOT_A_DIFFERENCE = frozenset(
+    ["run_id", "resume", "group", "tags", "runs_dir", "data_dir", "project", "entity", "log_every", "checkpoint_every",
+     "log_weights"]
+)  # fmt: skip
 FACTS = {
-    "model": "Model",
     "device": "Device",
     "parameters_total": "Parameters",
     "parameters_trainable": "Trainable parameters",
@@ -370,13 +42,247 @@ FACTS = {
     "classes": "Classes",
     "epoch": "Epochs done",
     "step": "Steps done",
-    "version": "Code version (git)",
+    "version": "Code version",
     "host": "Host",
 }
+STATUS = {
+    "finished": "Training ended as planned.",
+    "running": "Still training.",
+    "interrupted": "It was stopped by Ctrl-C or a signal, and saved its state.",
+    "failed": "It ended with an error.",
+    "crashed": "Its process is gone and never said that it ended: it was killed, or the machine stopped.",
+    "unknown": "It left no summary: it died before its first save, or summary.json was lost.",
+}
+UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, NotImplementedError,
+    yaml.YAMLError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
-def facts(summary: dict[str, Any]) -> dict[str, Any]:
-    return {label: plain(summary[key]) for key, label in FACTS.items() if summary.get(key) is not None}
+def find_runs(runs_dir: Path) -> list[Path]:
+    """The run folders in `runs_dir`, or `runs_dir` itself when it is one. Errors: `OSError` when it can't be listed."""
+
+    def is_run(path: Path) -> bool:
+        return any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "summary.json", "checkpoints"))
+
+    return [runs_dir] if is_run(runs_dir) else [path for path in sorted(runs_dir.iterdir()) if is_run(path)]
+
+
+def signature(runs_dir: Path) -> dict[str, tuple[int, int]]:
+    """Changes when a file that the page shows does."""
+    found = {}
+    for folder in (*find_runs(runs_dir), *runs_dir.glob("sweeps/*")):
+        for pattern in ("*", "evaluation/*", "visualization/*"):
+            for path in folder.glob(pattern):
+                try:
+                    stat = path.stat()
+                except OSError:  # renamed between listing and looking
+                    continue
+                found[str(path)] = (stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def attempt(problems: list[str], name: str, read: Callable[[], Any], empty: Any, missing: str | None = None) -> Any:
+    """`read()`; where that fails, `empty`, and why in `problems`. Quotes no content: a file may hold anything."""
+    try:
+        return read()
+    except FileNotFoundError:
+        if missing:
+            problems.append(missing)
+    except UNREADABLE as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or was cut short"
+        problems.append(f"{name} was left out: {reason}.")
+    return empty
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file that holds a mapping. Errors: one of `UNREADABLE`."""
+    text = path.read_text(encoding="utf-8")
+    data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.suffix == ".yaml" else json.loads(text)
+    if not isinstance(data, dict):
+        raise TypeError(f"{path} holds no mapping")
+    return data
+
+
+def number(value: Any) -> float | int | None:
+    """A finite number in 5 significant digits, else None: what a chart can draw and JSON can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.5g}")
+
+
+def plain(value: Any) -> Any:
+    """Any value as JSON can hold it, its numbers shortened."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | str | None):
+        return value
+    return number(value) if isinstance(value, int | float) else str(value)
+
+
+# ---------------------------------------------------------------------------------------------- one run
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """One run folder as plain data. Never raises for what the folder holds."""
+    problems: list[str] = []
+    summary = attempt(problems, "summary.json", lambda: read_mapping(path / "summary.json"), {})
+    config = attempt(
+        problems, "config.yaml", lambda: read_mapping(path / "config.yaml"), {}, "config.yaml is missing."
+    )  # fmt: skip
+    config = {key: plain(config[key]) for key in config if key in CONFIG_FIELDS}
+    split = attempt(problems, "split.json", lambda: read_mapping(path / "split.json"), {})
+    tracking = attempt(problems, "tracking.json", lambda: read_mapping(path / "tracking.json"), {})
+    rows = attempt(problems, "metrics.jsonl", lambda: read_rows(path / "metrics.jsonl"), [])
+    if not rows:
+        problems.append("Nothing was logged yet: metrics.jsonl is missing or has no whole line.")
+    report = attempt(problems, "evaluation/report.json", lambda: read_report(path / "evaluation" / "report.json"), None)
+    if (path / "evaluation").is_dir() and not (path / "evaluation" / "report.json").exists():
+        problems.append("The evaluation did not end: evaluation/report.json is missing.")
+
+    started = number(summary.get("started"))
+    times = [row["time"] for row in rows if number(row.get("time")) is not None]
+    seconds = number(summary.get("seconds")) or (max(times) - min(times) if times else None)
+    status = attempt(problems, "summary.json", lambda: run_state(RunFolder(path)), "unknown") if summary else "unknown"
+    best_epoch, best_accuracy = best_of(summary, rows)
+    run = {
+        "id": path.name,
+        "status": status if status in STATUS else "unknown",
+        "status_text": STATUS.get(status, STATUS["unknown"]),
+        "error": str(summary["error"]) if status == "failed" and summary.get("error") else None,
+        "problems": problems,
+        "config": config,
+        "data": str(config.get("data_dir") if config.get("dataset") == "folder" else config.get("dataset", "?")),
+        "facts": {label: plain(summary[key]) for key, label in FACTS.items() if summary.get(key) is not None},
+        "started": started or min(times, default=None),
+        "seconds": seconds,
+        "best_epoch": best_epoch,
+        "validation_accuracy": best_accuracy,
+        "curves": curves_of(rows, started or min(times, default=0.0)),
+        "report": report,
+        "predictions": attempt(
+            problems, "visualization/predictions.json", lambda: read_predictions(path / "visualization"), []
+        ),
+        "lineage": attempt(problems, "tracking.json", lambda: lineage_of(path, split, tracking, report), []),
+    }
+    run["commands"] = next_commands(path, run, tracking)
+    return run
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl in order of step; of a step logged twice, the later row. What a crash tore is left out."""
+    rows = {row["step"]: row for row in read_json_lines(path) if isinstance(row.get("step"), int)}
+    return [rows[step] for step in sorted(rows)]
+
+
+def best_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float | None, float | None]:
+    """`(epoch, validation accuracy)` of the best epoch: from the summary, else from the curve."""
+    if number(summary.get("best/validation_accuracy")) is not None:
+        return number(summary.get("best/epoch")), number(summary["best/validation_accuracy"])
+    scored = [(number(row.get("validation/accuracy")), number(row.get("epoch"))) for row in rows]
+    accuracy, epoch = max((pair for pair in scored if pair[0] is not None), key=lambda pair: pair[0], default=(None, None))
+    return epoch, accuracy
+
+
+def curves_of(rows: list[dict[str, Any]], started: float) -> dict[str, dict[str, list]]:
+    """`{key: {"step", "epoch", "minutes", "value"}}`, four lists of equal length, for each key that was logged."""
+    curves = {}
+    for key in CURVES:
+        points = [row for row in rows if number(row.get(key)) is not None]
+        if len(points) > CURVE_POINTS:  # evenly thinned, both ends kept
+            points = [points[round(i * (len(points) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
+        if points:
+            times = [number(row.get("time")) for row in points]
+            curves[key] = {
+                "step": [row["step"] for row in points],
+                "epoch": [number(row.get("epoch")) for row in points],
+                "minutes": [None if t is None else number((row["time"] - started) / 60)
+                            for t, row in zip(times, points, strict=True)],
+                "value": [number(row[key]) for row in points],
+            }  # fmt: skip
+    return curves
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """evaluation/report.json with its matrix as sparse `[true, predicted, count]` cells. Errors: one of `UNREADABLE`."""
+    raw = read_mapping(path)
+    classes = [str(name) for name in raw["classes"]]
+    superclasses, superclass_of = raw.get("superclasses"), raw.get("superclass_of")
+    cells = [[i, j, int(n)] for i, row in enumerate(raw["confusion"]) for j, n in enumerate(row) if n]
+    support = [sum(row) for row in raw["confusion"]]
+    if len(support) != len(classes) or any(j >= len(classes) for _, j, _ in cells):
+        raise ValueError("the matrix does not fit the classes")
+    if superclasses and not (len(superclass_of) == len(classes) and 0 <= min(superclass_of) <= max(superclass_of) < len(superclasses)):
+        raise ValueError("the superclasses do not fit the classes")
+    calibration, scores = raw["calibration"], [
+        "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1", "f1_low", "f1_high",
+        "support", "predicted",
+    ]  # fmt: skip
+    return {
+        "split": str(raw["split"]),
+        "dataset": {key: plain(raw["dataset"].get(key)) for key in ("name", "size", "digest")},
+        "checkpoint": {key: plain(raw["checkpoint"].get(key)) for key in ("sha256", "epoch", "artifact")},
+        "created": number(raw.get("created")),
+        "job_id": str(raw.get("job_id")),
+        "wandb_url": web_address(raw.get("wandb_url")),
+        "classes": classes,
+        "superclasses": [str(name) for name in superclasses] if superclasses else None,
+        "superclass_of": superclass_of if superclasses else None,
+        "metrics": {str(key): number(value) for key, value in raw["metrics"].items()},
+        "accuracy_interval": [number(bound) for bound in raw["accuracy_interval"]],
+        "per_class": [{key: number(row.get(key)) for key in scores} for row in raw["per_class"]],
+        "cells": cells,
+        "errors": plain(raw["errors"]),
+        "confused": [[int(row["true"]), int(row["predicted"]), int(row["count"])] for row in raw["confused"]][:100],
+        "calibration": {
+            **{key: number(calibration.get(key)) for key in ("ece", "nll", "temperature", "ece_after", "nll_after")},
+            **{key: plain(calibration.get(key) or []) for key in ("bins", "bins_after")},
+            "note": str(calibration.get("note") or ""),
+        },
+        "label_issues": plain(raw["label_issues"][:60]),
+        "overlapping": plain(raw["overlapping_classes"][:30]),
+        "comparison": comparison_of(raw.get("comparison")),
+        "thumbnails": {key: raw["thumbnails"][key] for key in ("file", "columns", "images")} if raw.get("thumbnails") else None,
+        "figures": {str(key): Path(str(name)).name for key, name in (raw.get("figures") or {}).items()},
+    }  # fmt: skip
+
+
+def comparison_of(raw: dict[str, Any] | None) -> dict[str, Any] | None:
+    keys = ("with", "accuracy", "other_accuracy", "difference", "difference_low", "difference_high", "only_this", "only_other", "p_value")
+    return {key: plain(raw[key]) for key in keys} if raw else None
+
+
+def read_predictions(folder: Path) -> list[dict[str, Any]]:
+    """The images of the newest grid as rows `{"image", "true", "predicted", "confidence"}`."""
+    return [
+        {
+            "image": str(row.get("file") or row.get("index")),
+            "true": row["true"],
+            "predicted": row["predicted"],
+            "confidence": number(row["confidence"]),
+        }
+        for row in plain(read_mapping(folder / "predictions.json")["predictions"][:100])
+    ]  # fmt: skip
+
+
+def read_tiles(run: dict[str, Any], folder: Path) -> list[list]:
+    """What the tiles of the thumbnails show, `[[true, predicted, confidence, dataset index], …]`.
+
+    Errors: one of `UNREADABLE`.
+    """
+    with np.load(folder / "predictions.npz") as saved:
+        logits, labels, indices = saved["logits"], saved["labels"], saved["indices"]
+    row_of = {int(index): row for row, index in enumerate(indices)}
+    rows = [row_of[index] for index in run["report"]["thumbnails"]["images"]]
+    chosen = logits[rows].astype(np.float64)
+    confidence = 1 / np.exp(chosen - chosen.max(axis=1, keepdims=True)).sum(axis=1)  # the softmax's largest value
+    predicted = chosen.argmax(axis=1)
+    return [
+        [int(labels[row]), int(guess), round(float(sure), 3), int(indices[row])]
+        for row, guess, sure in zip(rows, predicted, confidence, strict=True)
+    ]
 
 
 def web_address(value: Any) -> str | None:
@@ -384,95 +290,94 @@ def web_address(value: Any) -> str | None:
     return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
 
 
-def read_lineage(path: Path, problems: list[str]) -> dict[str, Any]:
-    """`tracking.json` → `{"runs": […], "artifacts": […]}` with the fields that the page shows."""
-    tracking = read_mapping(path / "tracking.json", problems)
-    return {
-        "runs": [
-            {key: plain(row.get(key)) for key in ("id", "job_type", "mode", "project", "entity", "started")}
-            for row in mappings(tracking.get("runs"))
-        ],
-        "artifacts": [
-            {
-                "name": str(row.get("name")),
-                "type": str(row.get("type")),
-                "aliases": names(row.get("aliases")),
-                "digest": str(row.get("digest") or "")[:12],
-                "files": names(row.get("files"))[:6],
-                "run_id": plain(row.get("run_id")),
-                "uses": names(row.get("uses")),
-            }
-            for row in mappings(tracking.get("artifacts"))
-        ],
-    }
+def lineage_of(path: Path, split: dict, tracking: dict, report: dict | None) -> list[dict[str, Any]]:
+    """Dataset → training → model → evaluation, as `{"kind", "title", "lines", "url"}` each."""
+
+    def artifacts(kind: str) -> list[str]:
+        logged = [a for a in tracking.get("artifacts", []) if a["type"] == kind]
+        return [f"{a['name']}:{', '.join(map(str, a.get('aliases') or ['latest']))}" for a in logged]
+
+    def digest(value: Any) -> str:
+        return f"sha256 {str(value)[:12]}…"
+
+    steps = []
+    if split:
+        held_out = len(split.get("validation") or [])
+        sizes = f"{split.get('train_size', '?')} images to train on, {held_out} held out for validation"
+        lines = [sizes, f"{len(split['classes'])} classes, seed {split.get('seed')}", digest(split.get("digest"))]
+        steps.append(("Dataset", str(split.get("dataset")), [*lines, *artifacts("dataset")], None))
+    jobs = tracking.get("runs", [])
+    modes = [f"W&B {job.get('job_type')}: {job.get('mode')}, project {job.get('project')}" for job in jobs]
+    steps.append(("Run", path.name, modes or ["Not recorded by W&B"], None))
+    if (path / "checkpoints" / "best.safetensors").exists():
+        digests = [digest(a.get("digest")) for a in tracking.get("artifacts", []) if a["type"] == "model"][-1:]
+        steps.append(("Model", "checkpoints/best.safetensors", [*dict.fromkeys(artifacts("model")), *digests], None))
+    if report:
+        of = report["checkpoint"]
+        lines = [f"of the model {digest(of['sha256'])}", f"after epoch {of['epoch']}", f"W&B run {report['job_id']}"]
+        steps.append(("Evaluation", f"{report['split']} set of {report['dataset']['name']}", lines, report["wandb_url"]))
+    return [dict(zip(("kind", "title", "lines", "url"), step, strict=True)) for step in steps]
 
 
-def next_commands(run: dict[str, Any]) -> list[dict[str, str]]:
-    """The commands that a person may want next for this run, with the reason for each."""
-    commands = []
-    name = run["id"]
-    if run["status"] in ("interrupted", "crashed", "failed", "unknown", "silent") and run["resumable"]:
-        commands.append({"why": "Go on where it stopped", "command": f"python train.py --resume {name}"})
-    if run["report"] is None and run["has_model"]:
-        commands.append({"why": "Measure it on the test set", "command": f"python evaluate.py --checkpoint {name}"})
-    if run["has_model"]:
-        commands.append({"why": "Look at predictions", "command": f"python visualize.py --checkpoint {name}"})
-    if any(row["mode"] == "offline" for row in run["lineage"]["runs"]):
-        commands.append({"why": "Send what was recorded offline to W&B", "command": "python sync.py"})
-    return commands
+def next_commands(path: Path, run: dict[str, Any], tracking: dict[str, Any]) -> list[dict[str, str]]:
+    """The commands a person may want next for this run, `{"why", "command"}`."""
+    name, commands = shlex.quote(run["id"]), []
+    has_model = (path / "checkpoints" / "best.safetensors").exists()
+    if run["status"] not in ("finished", "running") and (path / "checkpoints" / "last.pt").exists():
+        commands.append(("Go on where it stopped", f"python train.py --resume {name}"))
+    if run["report"] is None and has_model:
+        commands.append(("Measure it on the test set", f"python evaluate.py --checkpoint {name}"))
+    if has_model:
+        commands.append(("See its surest mistakes", f"python visualize.py --checkpoint {name} --which errors"))
+    if "'offline'" in str(tracking.get("runs")):
+        commands.append(("Send what was recorded offline to W&B", "python sync.py"))
+    return [{"why": why, "command": command} for why, command in commands]
 
 
 # ---------------------------------------------------------------------------------------------- across runs
 
 
 def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
-    """Settings whose value is not the same in all runs, those with the fewest distinct values first."""
+    """Settings that are not the same in all runs, those with the fewest distinct values first."""
     configs = [run["config"] for run in runs if run["config"]]
     keys = {key for config in configs for key in config} - NOT_A_DIFFERENCE
     distinct = {key: len({repr(config.get(key)) for config in configs}) for key in keys}
     return sorted((key for key in keys if distinct[key] > 1), key=lambda key: (distinct[key], key))
 
 
-def read_sweeps(runs: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
-    """Groups of two runs or more, and every folder under `runs/sweeps`, as sweeps."""
-    groups: dict[str, list[dict[str, Any]]] = {folder.name: [] for folder in folders}
-    for run in runs:
-        if run["group"]:
-            groups.setdefault(run["group"], []).append(run)
-    places = {folder.name: folder for folder in folders}
+def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
+    """The sweeps under `runs_dir`, newest first: `{"id", "metric", "goal", "trials", "problems"}`."""
     sweeps = []
-    for name, members in sorted(groups.items()):
-        if len(members) < 2 and name not in places:
-            continue
+    for folder in sorted((path for path in runs_dir.glob("sweeps/*") if path.is_dir()), reverse=True):
         problems: list[str] = []
-        spec = read_mapping(places[name] / "sweep.yaml", problems, required=True) if name in places else {}
-        searched = spec.get("parameters") if isinstance(spec.get("parameters"), dict) else {}
-        varying = differing_keys(members)
+        spec = attempt(problems, "sweep.yaml", lambda folder=folder: read_mapping(folder / "sweep.yaml"), {})
+        metric = spec.get("metric") if isinstance(spec.get("metric"), dict) else {}
+        trials = attempt(
+            problems, "trials.json", lambda folder=folder: read_trials(folder / "trials.json"), [],
+            "trials.json is missing: no trial has ended yet.",
+        )  # fmt: skip
         sweeps.append(
             {
-                "id": name,
-                "is_sweep": name in places,
-                "runs": [run["id"] for run in members],
-                "parameters": [key for key in map(str, searched) if key in varying] or varying,
-                "trials": count_trials(places[name] / "study.db", problems) if name in places else {},
+                "id": folder.name,
+                "metric": str(metric.get("name", "value")),
+                "goal": "minimize" if metric.get("goal") == "minimize" else "maximize",
+                "trials": trials,
                 "problems": problems,
             }
         )
     return sweeps
 
 
-def count_trials(path: Path, problems: list[str]) -> dict[str, int]:
-    """`{"complete": 12, "pruned": 6, …}` from Optuna's database, read without Optuna (its import is slow)."""
-    if not path.exists():
-        problems.append("study.db is missing: no trial has begun.")
-        return {}
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
-        try:
-            states = [state for (state,) in connection.execute("SELECT state FROM trials")]
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        problems.append("study.db cannot be read: it is damaged, or not a study of Optuna's.")
-        return {}
-    return dict(Counter(str(state).lower() for state in states))
+def read_trials(path: Path) -> list[dict[str, Any]]:
+    """Errors: one of `UNREADABLE`."""
+    return [
+        {
+            "number": int(trial["number"]),
+            "run_id": str(trial.get("run_id") or ""),
+            "state": str(trial["state"]).lower(),
+            "value": number(trial.get("value")),
+            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in CONFIG_FIELDS},
+            "error": str(trial["error"]) if trial.get("error") else None,
+        }
+        for trial in json.loads(path.read_text(encoding="utf-8"))
+    ]

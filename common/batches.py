@@ -1,0 +1,228 @@
+"""Device-resident batches: order, augmentation, resize and normalization, each a function of (seed, epoch, step).
+
+Nothing is drawn from a global generator, so a resumed run, or one with another number of processes, sees the batches that
+an uninterrupted one would have seen, and no random state has to be saved.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from common.photos import is_mapped, release
+from common.runtime import seed_for
+
+# ImageNet's, per channel, for images in [0, 1]: what torchvision's weights were trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 (b, 3, h, w) → float32 of the same shape, (x / 255 - MEAN) / STD, channels_last."""
+    scale, shift = _affine(images.device)
+    return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).sub_(shift)
+
+
+def denormalize(images: Tensor) -> Tensor:
+    """Undoes `normalize`: float (…, 3, h, w) → float in [0, 1]; times 255 and rounded, the very uint8 it came from."""
+    scale, shift = _affine(images.device)
+    return ((images + shift) / (255 * scale)).clamp(0, 1)
+
+
+def _affine(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor([MEAN, STD], dtype=torch.float64).view(2, 3, 1, 1)
+    return (1 / (255 * std)).float().to(device, non_blocking=True), (mean / std).float().to(device, non_blocking=True)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    return math.ceil(images / batch_size)
+
+
+def cut_epoch(count: int, batch_size: int, seed: int | None = None, epoch: int = 0) -> tuple[Tensor, ...]:
+    """Positions 0 … count - 1 in batches, int64, in `epoch`'s permutation by `seed` (None: in order).
+
+    The batches are equal, sizes differing by at most one, so that no last batch is too small for BatchNorm.
+    """
+    if count == 0:
+        return ()
+    generator = None if seed is None else torch.Generator().manual_seed(seed_for(seed, epoch))
+    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
+    return torch.tensor_split(order, steps_per_epoch(count, batch_size))
+
+
+def batch_images(count: int, batch_size: int, step: int) -> int:
+    """Images in batch `step` of an epoch, as `cut_epoch` cuts it."""
+    steps = steps_per_epoch(count, batch_size)
+    return count // steps + (step < count % steps)
+
+
+class Batches:
+    """Cuts the images at `indices` into batches, ready for the network.
+
+    With `world` processes each takes every `world`-th image of a batch.
+
+    images: uint8 (N, 3, H, W); labels: int64 (N,); indices: int64, those to use, in this order unless `training`.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        image_size: int,
+        device: torch.device,
+        *,
+        augment: str = "none",
+        flip: bool = False,
+        seed: int = 0,
+        training: bool = False,
+        mix: Mix | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.indices, self.batch_size, self.image_size, self.device = indices, batch_size, image_size, device
+        self.augment, self.flip, self.seed, self.training, self.mix = augment, flip, seed, training, mix
+        self.rank, self.world = rank, world
+        # A set larger than memory stays a mapped file, of which a batch is read while the last one computes.
+        self.mapped = is_mapped(images)
+        self.images = images if self.mapped else images.to(device)
+        self.labels = labels.to(device)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return steps_per_epoch(len(self.indices), self.batch_size)
+
+    def size(self, step: int) -> int:
+        """Images of batch `step` of an epoch, those of all processes."""
+        return batch_images(len(self.indices), self.batch_size, step)
+
+    @property
+    def order_seed(self) -> int | None:
+        """What `cut_epoch` permutes by; None: in order."""
+        return self.seed if self.training else None
+
+    def epoch(self, epoch: int, start_step: int = 0, image_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `epoch` from `start_step` on: images float32 (b, 3, s, s), normalized, channels_last, and labels
+        int64 (b,), or float32 (b, classes) once mixed."""
+        size = image_size or self.image_size
+        cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch)[start_step:]
+        mine = [self.indices[positions[self.rank :: self.world]] for positions in cut]
+        for step, (whole, indices, images) in enumerate(zip(cut, mine, self._read(mine), strict=True), start_step):
+            if self.training:
+                draws = Draws(len(whole), seed_for(self.seed, epoch, step), self.rank, self.world)
+                images = augmented(images, self.augment, self.flip, draws)
+            images = normalize(resized(images, size))
+            labels = self.labels[indices.to(self.device, non_blocking=True)]
+            if self.training and self.mix:
+                images, labels = self.mix(images, labels, seed_for(self.seed, epoch, step, 1))
+            yield images, labels
+
+    def _read(self, batches: list[Tensor]) -> Iterator[Tensor]:
+        """uint8 images of each batch, on the device."""
+        if not self.mapped:
+            for indices in batches:
+                yield self.images[indices.to(self.device, non_blocking=True)]
+            return
+        source, unreleased = self.images.numpy(), 0
+
+        def read(indices: np.ndarray) -> np.ndarray:  # NumPy alone: a second thread in torch would start a second team
+            return source[indices]
+
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(read, indices.numpy()) for indices in batches[:1]]
+            for following in [*batches[1:], None]:
+                images = torch.from_numpy(ahead.pop().result())
+                if following is not None:
+                    ahead.append(reader.submit(read, following.numpy()))
+                unreleased += images.nbytes
+                if unreleased > 64 << 20:
+                    release(self.images)
+                    unreleased = 0
+                yield images.to(self.device, non_blocking=True)
+
+
+class Draws:
+    """Random numbers of one batch: drawn for the whole batch, so that they don't depend on the number of processes."""
+
+    def __init__(self, count: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.mine = count, slice(rank, None, world)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def integers(self, high: int) -> Tensor:
+        """int64, one for each image of this process, from 0 to high - 1."""
+        return torch.randint(high, (self.count,), generator=self.generator)[self.mine]
+
+
+def augmented(images: Tensor, augment: str, flip: bool, draws: Draws) -> Tensor:
+    """Augments uint8 (b, 3, h, w), every image by draws of its own.
+
+    `basic`: a random crop after padding by an eighth of the side, and a mirror image half of the time where `flip` allows;
+    `randaugment`: the same, then torchvision's RandAugment.
+    """
+    if augment == "none":
+        return images
+    images = random_crop_and_flip(images, flip, draws)
+    if augment == "randaugment":
+        images = random_augment(images, draws)
+    return images
+
+
+def random_crop_and_flip(images: Tensor, flip: bool, draws: Draws) -> Tensor:
+    """uint8 (b, 3, h, w) → the same shape, in channels_last layout."""
+    height, width = images.shape[-2:]
+    pad = max(1, round(height / 8))
+    top, left = draws.integers(2 * pad + 1), draws.integers(2 * pad + 1)
+    mirrored = draws.integers(2).bool() & flip
+    rows = top[:, None] + torch.arange(height)
+    columns = left[:, None] + torch.where(mirrored[:, None], torch.arange(width).flip(0), torch.arange(width))
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    rows, columns = rows.to(images.device, non_blocking=True), columns.to(images.device, non_blocking=True)
+    batch = torch.arange(len(images), device=images.device)
+    # Index arrays apart from each other put their axes first: (b, h, w, 3), which is channels_last already.
+    return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_augment(images: Tensor, draws: Draws) -> Tensor:
+    """torchvision's RandAugment, image by image, since it draws once for a whole batch."""
+    transform = v2.RandAugment()
+    seeds = draws.integers(2**31).tolist()
+    with torch.random.fork_rng(devices=[]):
+        return torch.stack(
+            [transform(image) for image, seed in zip(images, seeds, strict=True) if torch.manual_seed(seed)]
+        )
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """uint8 (b, 3, h, w) → uint8 (b, 3, size, size), bilinear with antialiasing."""
+    return images if images.shape[-2:] == (size, size) else F.resize(images, [size, size], antialias=True)
+
+
+def mixing(mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> Mix | None:
+    """torchvision's mixup or cutmix, one of the two for each batch; None when both are off."""
+    chosen = [(v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha)]
+    kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in chosen if alpha > 0]
+    if not kinds:
+        return None
+
+    def mix(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            images, labels = v2.RandomChoice(kinds)(images, labels)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    return mix
+
+
+def progressive_size(epoch: int, epochs: int, start: int | None, end: int) -> int:
+    """Side in pixels during `epoch`: grows linearly from `start` to `end` over the first half of the epochs, in multiples of
+    16. After Howard's progressive resizing (fastai, DAWNBench 2018)."""
+    share = min(1.0, epoch / max(1, epochs // 2))
+    return end if start is None or share == 1 else min(end, int(start + share * (end - start)) // 16 * 16)

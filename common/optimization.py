@@ -1,0 +1,73 @@
+"""Losses, parameter groups, SGD, the learning-rate schedule, and averaging of weights."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_loss(name: str, label_smoothing: float = 0.0, focal_gamma: float = 2.0) -> Loss:
+    """logits (b, classes) and labels, int64 (b,) or float (b, classes), → the mean loss, a scalar."""
+    if name == "focal":
+        return lambda logits, labels: focal_loss(logits, labels, focal_gamma)
+    return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """-Σ_k y_k (1 - p_k)^gamma log p_k, averaged over images: Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4,
+    without the class weights, over a softmax. gamma 0 is cross-entropy."""
+    targets = F.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
+    log_p = F.log_softmax(logits, dim=1)
+    return -(targets * (1 - log_p.exp()) ** gamma * log_p).sum(dim=1).mean()
+
+
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0) -> list[dict]:
+    """What is trained, in groups of one learning rate and one decay each: norms and biases, the vectors, don't decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_head = name.rpartition(".")[0] in ("fc", "")  # "" where the model is the head itself
+            group = lr * (1.0 if is_head else backbone_lr_scale), weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault(group, []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def build_sgd(groups: list[dict], lr: float, momentum: float, nesterov: bool, device: torch.device) -> torch.optim.SGD:
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=device.type == "cuda")
+
+
+def lr_factor(step: int, total_steps: int, warmup_steps: int, schedule: str) -> float:
+    """The share of the base learning rate at `step`, counted from 0: linear warm-up, then constant or half a cosine to 0
+    (Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts)."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Sets every group's learning rate → the largest, the head's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and BatchNorm statistics, warmed up: the decay is at most (1 + n) / (10 + n)
+    after n steps, as in TensorFlow's ExponentialMovingAverage, so that the random beginning is soon forgotten."""
+
+    def average(averages: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averages, current, n)
+
+    average_model = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    average_model.n_averaged = average_model.n_averaged.cpu()  # read at every update: on a GPU, a synchronization
+    return average_model

@@ -1,0 +1,305 @@
+"""The only module that imports wandb. W&B trouble never stops a run: it is said once, and the run folder has everything.
+
+A W&B run lives beside what it is about: its own logs in `runs/<id>/wandb` (unless `WANDB_DIR` says otherwise), and what it was
+told in `runs/<id>/tracking.json`, from which artifacts are found offline and `sync.py` checks what the server has.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from common.files import sha256_of, write_json
+from common.runs import RunFolder
+
+PROJECT = "resnext-finetuning"
+MODES = ("online", "offline", "disabled")
+# Of W&B's settings, overridden by their environment variables: what a dead server may cost, in seconds, and how much of an
+# offline log a power cut may take.
+SETTINGS = {"init_timeout": 30, "finish_timeout": 300, "x_transaction_log_flush_interval": 1}
+
+
+def choose_mode() -> str:
+    """`WANDB_MODE` when it is set; else online with credentials, and offline without. Never prompts."""
+    given = os.environ.get("WANDB_MODE", "").strip().lower()
+    if given in ("dryrun", "offline"):
+        return "offline"
+    if given == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return "disabled"
+    with contextlib.suppress(Exception):  # credentials that are no credentials
+        if wandb.login(prompt=False, verify=False):
+            return "online"
+    return "offline"
+
+
+def _safely(method: Callable) -> Callable:
+    """W&B's errors are said once a run, and the program goes on."""
+
+    @functools.wraps(method)
+    def call(self: "Run", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self._trouble(f"{method.__name__} failed: {error}")
+
+    return call
+
+
+class Run:
+    """One W&B run: online, offline, or with `mode` disabled nothing but the records in the run folder."""
+
+    def __init__(self, folder: RunFolder, record: dict[str, Any], run: Any) -> None:
+        self.folder, self._record, self._run = folder, record, run
+        self.id, self.mode = record["id"], record["mode"]
+        self.url = run.url if run is not None and self.mode == "online" else None
+        self._said: set[str] = set()
+        self._last_step = -1
+        self._sent_all = True
+
+    def _trouble(self, what: str) -> None:
+        what = " ".join(what.split())[:300]
+        if what not in self._said:
+            self._said.add(what)
+            print(f"W&B: {what}; going on, {self.folder.path} keeps everything", file=sys.stderr)
+
+    @_safely
+    def log(self, row: dict[str, float], step: int | None = None, images: dict[str, Path] | None = None) -> None:
+        """One row of history. A row that W&B holds already, as after a resume, is left out."""
+        if self._run is None or (step is not None and step <= self._last_step):
+            return
+        pictures = {key: wandb.Image(str(path)) for key, path in (images or {}).items()}
+        self._run.log({**row, **pictures}, step=step, commit=True)
+        if step is not None:
+            self._last_step = step
+
+    @_safely
+    def log_images(self, key: str, pictures: Sequence[tuple[Path, str]]) -> None:
+        if self._run is not None:
+            self._run.log({key: [wandb.Image(str(path), caption=caption) for path, caption in pictures]})
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A W&B Table, and the same as JSON in the run folder, since W&B's offline viewer shows no Tables."""
+        file = self.folder.evaluation / "tables" / f"{key.replace('/', '-')}.json"
+        write_json(file, {"columns": list(columns), "rows": [list(row) for row in rows]})
+        self._remember("tables", {"key": key, "run_id": self.id, "file": self._relative(file), "time": time.time()})
+        self._log_media(key, lambda: wandb.Table(columns=list(columns), data=[list(row) for row in rows]))
+
+    def log_confusion_matrix(self, key: str, labels: Any, predictions: Any, classes: Sequence[str]) -> None:
+        self._log_media(
+            key,
+            lambda: wandb.plot.confusion_matrix(
+                y_true=[int(label) for label in labels],
+                preds=[int(prediction) for prediction in predictions],
+                class_names=list(classes),
+            ),
+        )
+
+    @_safely
+    def _log_media(self, key: str, make: Callable[[], Any]) -> None:
+        if self._run is not None:
+            self._run.log({key: make()})
+
+    @_safely
+    def set_summary(self, values: dict[str, Any]) -> None:
+        if self._run is not None:
+            self._run.summary.update(values)
+
+    def log_artifact(
+        self, name: str, type: str, files: Sequence[Path], aliases: Sequence[str] = (), metadata: dict | None = None
+    ) -> None:
+        """Logs files as an artifact. They are referred to where they lie, not copied: a run keeps one copy of its weights."""
+        artifact = {
+            "name": name,
+            "type": type,
+            "aliases": list(aliases),
+            "digest": sha256_of(*files),
+            "files": [self._relative(file) for file in files],
+            "metadata": metadata or {},
+            "run_id": self.id,
+            "time": time.time(),
+        }
+        known = self.folder.read_tracking()["artifacts"]
+        same = ("name", "aliases", "digest", "run_id")
+        if any(all(other[key] == artifact[key] for key in same) for other in known):
+            return  # as after a resume that had nothing left to train
+        self._remember("artifacts", artifact)
+        self._log_artifact(name, type, files, list(aliases), metadata or {})
+
+    @_safely
+    def _log_artifact(self, name: str, type: str, files: Sequence[Path], aliases: list[str], metadata: dict) -> None:
+        if self._run is None:
+            return
+        artifact = wandb.Artifact(name, type, metadata=metadata)
+        for file in files:
+            artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact, aliases=aliases)
+
+    @_safely
+    def use_dataset(self, name: str, file: Path) -> None:
+        """Says that the run trains on this data: lineage reads dataset → model. Offline the client can't say `uses`, so the
+        artifact is logged."""
+        if self.mode == "online" and self._run is not None:
+            artifact = wandb.Artifact(name, "dataset")
+            artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
+            self._remember_dataset(name, file)
+            self._run.use_artifact(artifact)
+        else:
+            self.log_artifact(name, "dataset", [file])
+
+    def _remember_dataset(self, name: str, file: Path) -> None:
+        artifact = {"name": name, "type": "dataset", "aliases": [], "digest": sha256_of(file), "metadata": {}}
+        files = [self._relative(file)]
+        self._remember("artifacts", {**artifact, "files": files, "run_id": self.id, "time": time.time(), "used": True})
+
+    @_safely
+    def use_model(self, artifact: str | None, run_id: str) -> None:
+        """Says that this run is about a model: the artifact named, or else the one that run `run_id` logged."""
+        if self.mode != "online" or self._run is None:
+            return
+        if artifact is None or ":" not in artifact:
+            path = f"{self._run.entity}/{self._run.project}/{run_id}"
+            models = [logged for logged in wandb.Api().run(path).logged_artifacts() if logged.type == "model"]
+            if not models:
+                return
+            self._run.use_artifact(models[-1])
+        else:
+            self._run.use_artifact(artifact)
+
+    def finish(self, exit_code: int) -> None:
+        """Ends the W&B run; waits for uploads no longer than `WANDB_FINISH_TIMEOUT`."""
+        if self._run is None:
+            return
+        try:
+            self._run.finish(exit_code=exit_code)
+        except Exception as error:
+            self._sent_all = False
+            self._trouble(f"not everything was sent ({error})")
+
+    def hint(self) -> list[str]:
+        """Lines that say where to look at the run, and what is left to send."""
+        if self._run is None:
+            return []
+        if self.mode == "online" and self._sent_all:
+            return [f"W&B: {self.url}"]
+        where = " ".join(str(self.folder.path / directory) for directory in self._record["dirs"])
+        newest = self.folder.path / self._record["dirs"][-1]
+        lines = [f"W&B ({self.mode}) view: wandb leet {newest}", f"W&B ({self.mode}) send: wandb sync {where}"]
+        return [*lines, f"           or, checked afterwards: python sync.py {self.folder.id}"]
+
+    def _relative(self, path: Path) -> str:
+        """Relative to the run folder where possible, so that the folder can be moved."""
+        return os.path.relpath(path.resolve(), self.folder.path.resolve())
+
+    def _remember(self, kind: str, entry: dict[str, Any]) -> None:
+        known = self.folder.read_tracking()
+        known[kind] = [*known[kind], entry]
+        write_json(self.folder.tracking, known)
+
+
+def start(
+    folder: RunFolder,
+    job_type: str,
+    config: dict[str, Any],
+    *,
+    run_id: str | None = None,
+    name: str | None = None,
+    project: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+) -> Run:
+    """Begins the W&B run `run_id` (None: a new one), or goes on with it. Never raises for W&B's trouble: a server that can't be
+    reached makes an offline run."""
+    # What W&B stages for an upload lies with the run, not in the user's data folder; it reads this once, at its start.
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder.path / "wandb" / "staging").resolve()))
+    mode = choose_mode()
+    run_id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    project = project or os.environ.get("WANDB_PROJECT") or PROJECT
+    earlier = next((run for run in folder.read_tracking()["runs"] if run["id"] == run_id), None)
+    options = {
+        "id": run_id,
+        "name": name or os.environ.get("WANDB_NAME") or run_id,
+        "project": project,
+        "entity": entity or None,
+        "group": group or os.environ.get("WANDB_RUN_GROUP") or None,
+        "tags": list(tags) or None,
+        "job_type": job_type,
+        "config": config,
+        "dir": os.environ.get("WANDB_DIR") or str(folder.path),
+        "resume": "allow",
+    }
+    run = None
+    if mode != "disabled":
+        run, mode = _begin(mode, options)
+    record = {
+        "id": run_id,
+        "job_type": job_type,
+        "project": project,
+        "entity": entity,
+        "mode": mode,
+        "started": time.time(),
+    }
+    record["dirs"] = list(earlier["dirs"]) if earlier else []
+    if run is not None:
+        directory = Path(run.settings.sync_dir).resolve()
+        record["dirs"].append(os.path.relpath(directory, folder.path.resolve()))
+        record["entity"] = run.entity or entity
+    known = folder.read_tracking()
+    known["runs"] = [other for other in known["runs"] if other["id"] != run_id] + [record]
+    write_json(folder.tracking, known)
+    tracked = Run(folder, record, run)
+    if run is not None and earlier and earlier["dirs"]:
+        tracked._last_step = run.step - 1 if mode == "online" else _last_step(folder.path / d for d in earlier["dirs"])
+    return tracked
+
+
+def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """The W&B run and the mode it came to be in; none when not even an offline run can be made."""
+    settings = {key: value for key, value in SETTINGS.items() if f"WANDB_{key.upper()}" not in os.environ}
+    # Its own lines repeat ours; `WANDB_SILENT=false` brings them back.
+    settings |= {"finish_timeout_raises": True} | ({"silent": True} if "WANDB_SILENT" not in os.environ else {})
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            run = wandb.init(mode=attempt, settings=wandb.Settings(**settings), **options)
+            if attempt != mode:
+                print("W&B: the server can't be reached; this run is offline", file=sys.stderr)
+            return run, attempt
+        except Exception as error:
+            print(f"W&B: no {attempt} run ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+    return None, "disabled"
+
+
+def _last_step(directories: Iterable[Path]) -> int:
+    """The last step in W&B's local logs, -1 when they hold none; `wandb leet inspect` reads a log that a crash tore, too."""
+    last = -1
+    for directory in directories:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(directory)]
+        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            last = max(last, int(json.loads(shown.stdout)["summary"].get("_step", -1)))
+    return last
+
+
+def download(reference: str, into: Path, project: str | None = None, entity: str | None = None) -> Path | None:
+    """The weights of an artifact in W&B, in a folder of their own under `into`; None offline, or where W&B has no such artifact."""
+    if choose_mode() != "online":
+        return None
+    name = reference if ":" in reference else f"{reference}:latest"
+    project = project or os.environ.get("WANDB_PROJECT") or PROJECT
+    prefix = f"{entity}/" * bool(entity) + f"{project}/" if "/" not in name else ""
+    try:
+        artifact = wandb.Api().artifact(prefix + name, type="model")
+        folder = Path(artifact.download(root=str(into / artifact.name.replace(":", "-"))))
+    except Exception as error:
+        print(f"W&B: {prefix + name} can't be downloaded ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+        return None
+    return next(folder.glob("*.safetensors"), None)
