@@ -81,13 +81,14 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
                     progress.step += 1
                     recorder.add_step(progress.step, lr, sums, len(images))
                     bar.update(len(images) * team.world)
-                    if progress.step % config.log_every == 0 and progress.step % steps:
-                        row = recorder.read()
+                    ended = progress.step % steps == 0 or progress.step == total_steps
+                    if progress.step % config.log_every == 0 and not ended:  # at the end, the epoch's row has it
+                        progress.latest.update(recorder.read())
+                        recorder.write({"epoch": progress.step / steps, **progress.latest}, progress.step)
                         bar.set_postfix(trainer.running())
-                        recorder.write({"epoch": progress.step / steps, **row}, progress.step)
                     if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                         save()
-                    if progress.step == total_steps:
+                    if ended:
                         break
 
             # The epoch has ended, or max_steps has.
