@@ -34,8 +34,8 @@ def main(config: DashboardConfig) -> None:
 
     runs_dir, output = Path(config.runs_dir), Path(config.output)
     data = write_page(runs_dir, output, RELOAD_SECONDS if config.watch else 0)
-    runs = f"{len(data['runs'])} run{'' if len(data['runs']) == 1 else 's'}"
-    print(f"{output.resolve()}: {runs}, {output.stat().st_size / 1e6:.1f} MB. Open it in a browser; it needs no network.")
+    count, size = len(data["runs"]), output.stat().st_size / 1e6
+    print(f"{output.resolve()}: {count} run{'' if count == 1 else 's'}, {size:.1f} MB. Open it in a browser.")
     if not data["runs"]:
         print(f"No runs in {runs_dir} yet: python train.py --preset digits")
     elif not any(run["report"] for run in data["runs"]):

@@ -87,8 +87,16 @@ def write_metrics(folder: Path, epochs: int, skill: float, started: float) -> fl
     """Curves towards `skill`; returns the last validation accuracy."""
     rows = []
     for step in range(10, 40 * epochs + 1, 10):
-        row = {"step": step, "time": started + 1.5 * step, "epoch": step / 40, "lr": 0.1 * (1 - step / (40 * epochs + 1))}
-        row |= {"train/batch_loss": 3 * np.exp(-step / 80) + 0.1 * np.sin(step), "throughput/images_per_second": 400 + step % 7}
+        row = {
+            "step": step,
+            "time": started + 1.5 * step,
+            "epoch": step / 40,
+            "lr": 0.1 * (1 - step / (40 * epochs + 1)),
+        }
+        row |= {
+            "train/batch_loss": 3 * np.exp(-step / 80) + 0.1 * np.sin(step),
+            "throughput/images_per_second": 400 + step % 7,
+        }
         if step % 40 == 0:
             accuracy = float(1 - 0.9 * np.exp(-skill * step / (40 * epochs) / 2))
             row |= {"epoch": step // 40, "train/loss": 3 * np.exp(-step / 80), "train/accuracy": accuracy + 0.02}
@@ -169,7 +177,9 @@ def evaluate(folder, classes, superclasses, superclass_of, images_per_class, ski
 
 def write_grid(folder: Path, classes: tuple[str, ...]) -> None:
     (folder / "visualization").mkdir()
-    sheet([drawing(name, n, 150) for n, name in enumerate(classes[:12])], 4).save(folder / "visualization" / "random.png")
+    sheet([drawing(name, n, 150) for n, name in enumerate(classes[:12])], 4).save(
+        folder / "visualization" / "random.png"
+    )
     predictions = [
         {"index": n, "file": None, "true": name, "predicted": name, "confidence": 0.9, "top5": [[name, 0.9]]}
         for n, name in enumerate(classes[:12])
@@ -200,7 +210,9 @@ def make_sweep(runs_dir: Path, sweep_id: str, run_ids: list[str]) -> Path:
     folder = runs_dir / "sweeps" / sweep_id
     folder.mkdir(parents=True)
     metric = {"name": "validation/accuracy", "goal": "maximize"}
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({"metric": metric, "parameters": {"lr": {"min": 0.001, "max": 0.1}}}))
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump({"metric": metric, "parameters": {"lr": {"min": 0.001, "max": 0.1}}})
+    )
     trials = [
         {"number": n, "run_id": run_id, "state": "complete", "value": 0.6 + 0.05 * n, "error": None,
          "parameters": {"lr": 0.001 * 3**n, "batch_size": 32 * (1 + n % 2), "schedule": ["constant", "cosine"][n % 2]}}

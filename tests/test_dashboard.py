@@ -107,9 +107,12 @@ def test_no_runs_and_one_run(tmp_path: Path) -> None:
 
 def test_two_hundred_runs_stay_below_30_mb(tmp_path: Path) -> None:
     classes = tuple(f"class {n}" for n in range(100))
-    groups = {"superclasses": tuple(f"group {n}" for n in range(20)), "superclass_of": tuple(n // 5 for n in range(100))}
-    first = make_run(tmp_path / "runs", "run0", classes=classes, images_per_class=100, epochs=40, **groups)
-    noise = np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), dtype=np.uint8)
+    groups = {
+        "superclasses": tuple(f"group {n}" for n in range(20)),
+        "superclass_of": tuple(n // 5 for n in range(100)),
+    }
+    first = make_run(tmp_path / "runs", "run0", classes=classes, images_per_class=20, epochs=10, **groups)
+    noise = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), dtype=np.uint8)
     Image.fromarray(noise).save(first / "visualization" / "errors.png")
     for n in range(1, 200):
         shutil.copytree(first, tmp_path / "runs" / f"run{n}", copy_function=os.link)
@@ -161,7 +164,11 @@ def test_a_report_of_another_shape_is_left_out(one_run: Path, field: str) -> Non
 
 def test_what_became_of_a_run(one_run: Path) -> None:
     summary_path = one_run / "summary.json"
-    for status, pid, shown in (("running", os.getpid(), "running"), ("running", 2**22 + 1, "crashed"), ("failed", 1, "failed")):
+    for status, pid, shown in (
+        ("running", os.getpid(), "running"),
+        ("running", 2**22 + 1, "crashed"),
+        ("failed", 1, "failed"),
+    ):
         summary_path.write_text(json.dumps({**json.loads(summary_path.read_text()), "status": status, "pid": pid}))
         assert reading.read_run(one_run)["status"] == shown
     assert any("--resume run" in row["command"] for row in reading.read_run(one_run)["commands"])
@@ -189,7 +196,11 @@ def test_a_missing_runs_folder_is_one_line(tmp_path: Path) -> None:
 def test_only_a_dashboard_is_replaced(runs_dir: Path, tmp_path: Path) -> None:
     thesis = tmp_path / "thesis.html"
     thesis.write_text("<h1>My thesis</h1>")
-    for output, reason in ((thesis, "isn't a dashboard"), (tmp_path, "can't be replaced"), (tmp_path / "no" / "x", "no folder")):
+    for output, reason in (
+        (thesis, "isn't a dashboard"),
+        (tmp_path, "can't be replaced"),
+        (tmp_path / "no" / "x", "no folder"),
+    ):
         with pytest.raises(UserError, match=reason):
             page.write_page(runs_dir, output)
     assert thesis.read_text() == "<h1>My thesis</h1>"

@@ -345,7 +345,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_variable(tmp_path, mon
         load_photos(tmp_path / "train", names, 16)
 
 
-def test_a_full_disk_is_met_before_the_decoding_and_leaves_nothing(tmp_path, cache):
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, cache):
     names = make_photos(tmp_path / "train")
     script = f"""
 from common.errors import report_errors

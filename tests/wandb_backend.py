@@ -179,13 +179,13 @@ class Backend:
         folders = {f"WANDB_{name.upper()}_DIR": home / name for name in ("config", "cache", "data")}
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
-        waits = {"RETRY_WAIT_MIN_SECONDS": "1", "RETRY_WAIT_MAX_SECONDS": "2", "TIMEOUT_SECONDS": "30"}
+        waits = {"RETRY_WAIT_MIN_SECONDS": "1", "RETRY_WAIT_MAX_SECONDS": "1", "TIMEOUT_SECONDS": "30"}
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": API_KEY,
             **{name: str(folder) for name, folder in folders.items()},
             **{f"WANDB__{part}_{name}": value for part in TRANSPORTS for name, value in waits.items()},
-            "WANDB__GRAPHQL_RETRY_MAX": "3",  # a dead server is given up after seconds, not 100
+            "WANDB__GRAPHQL_RETRY_MAX": "1",  # a dead server is given up after 2 seconds, not 100
             "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1",
             "WANDB__DISABLE_STATS": "true",
             "WANDB_ERROR_REPORTING": "false",

@@ -84,12 +84,15 @@ def _load(path: Path, budget: int, changed: int, size: int) -> str:
         unchanged = _address(path.read_bytes(), str(image.format).lower())
     if len(unchanged) <= budget:
         return unchanged
-    for scale in (1, 0.75, 0.5, 0.3, 0.15):
+    small = whole
+    for _ in range(6):
         buffer = BytesIO()
-        small = whole.resize((max(1, round(whole.width * scale)), max(1, round(whole.height * scale))))
         small.save(buffer, "JPEG", quality=80)
         if len(source := _address(buffer.getvalue(), "jpeg")) <= budget:
             return source
+        scale = 0.9 * (budget / len(source)) ** 0.5
+        size_now = [max(1, int(side * scale)) for side in small.size]
+        small = whole.resize(size_now, Image.Resampling.BILINEAR, reducing_gap=2)
     raise OSError(0, "it is too large for this page")
 
 

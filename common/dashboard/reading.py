@@ -21,6 +21,7 @@ from common.config import TrainConfig
 from common.files import read_json_lines
 from common.runs import RunFolder, run_state
 
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
 CURVE_POINTS = 300  # kept of a curve, so that a page over 200 long runs stays small
 CURVES = [
     "validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss",
@@ -45,6 +46,14 @@ FACTS = {
     "version": "Code version",
     "host": "Host",
 }
+SCORES = [
+    "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1", "f1_low", "f1_high",
+    "support", "predicted",
+]  # fmt: skip
+BIN = ["low", "high", "count", "confidence", "accuracy"]
+COMPARISON = [
+    "with", "accuracy", "other_accuracy", "difference_low", "difference_high", "only_this", "only_other", "p_value",
+]  # fmt: skip
 STATUS = {
     "finished": "Training ended as planned.",
     "running": "Still training.",
@@ -98,17 +107,21 @@ def attempt(problems: list[str], name: str, read: Callable[[], Any], empty: Any,
 def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON or YAML file that holds a mapping. Errors: one of `UNREADABLE`."""
     text = path.read_text(encoding="utf-8")
-    data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.suffix == ".yaml" else json.loads(text)
+    data = json.loads(text) if path.suffix == ".json" else yaml.load(text, YAML_LOADER)
     if not isinstance(data, dict):
         raise TypeError(f"{path} holds no mapping")
     return data
 
 
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def number(value: Any) -> float | int | None:
     """A finite number in 5 significant digits, else None: what a chart can draw and JSON can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _finite(value):
         return None
-    return value if isinstance(value, int) else float(f"{value:.5g}")
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def plain(value: Any) -> Any:
@@ -182,76 +195,76 @@ def best_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float 
     if number(summary.get("best/validation_accuracy")) is not None:
         return number(summary.get("best/epoch")), number(summary["best/validation_accuracy"])
     scored = [(number(row.get("validation/accuracy")), number(row.get("epoch"))) for row in rows]
-    accuracy, epoch = max((pair for pair in scored if pair[0] is not None), key=lambda pair: pair[0], default=(None, None))
-    return epoch, accuracy
+    best = max((pair for pair in scored if pair[0] is not None), key=lambda pair: pair[0], default=(None, None))
+    return best[1], best[0]
 
 
 def curves_of(rows: list[dict[str, Any]], started: float) -> dict[str, dict[str, list]]:
     """`{key: {"step", "epoch", "minutes", "value"}}`, four lists of equal length, for each key that was logged."""
     curves = {}
     for key in CURVES:
-        points = [row for row in rows if number(row.get(key)) is not None]
+        points = [row for row in rows if _finite(row.get(key))]
         if len(points) > CURVE_POINTS:  # evenly thinned, both ends kept
             points = [points[round(i * (len(points) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
         if points:
-            times = [number(row.get("time")) for row in points]
             curves[key] = {
                 "step": [row["step"] for row in points],
-                "epoch": [number(row.get("epoch")) for row in points],
-                "minutes": [None if t is None else number((row["time"] - started) / 60)
-                            for t, row in zip(times, points, strict=True)],
+                "epoch": [rounded(row.get("epoch")) for row in points],
+                "minutes": [rounded(row.get("time"), started, 60) for row in points],
                 "value": [number(row[key]) for row in points],
-            }  # fmt: skip
+            }
     return curves
 
 
+def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
+    return round((value - origin) / unit, 3) if _finite(value) else None
+
+
 def read_report(path: Path) -> dict[str, Any]:
-    """evaluation/report.json with its matrix as sparse `[true, predicted, count]` cells. Errors: one of `UNREADABLE`."""
+    """What the page shows of evaluation/report.json, its matrix as sparse `[true, predicted, count]` cells.
+
+    Errors: one of `UNREADABLE`, also where a part has not the shape that evaluate.py gives it.
+    """
     raw = read_mapping(path)
     classes = [str(name) for name in raw["classes"]]
+    label = range(len(classes)).index  # refuses what is no class
+    if not len(raw["confusion"]) == len(raw["per_class"]) == len(classes):
+        raise ValueError("the matrix, the scores and the classes don't fit")
     superclasses, superclass_of = raw.get("superclasses"), raw.get("superclass_of")
-    cells = [[i, j, int(n)] for i, row in enumerate(raw["confusion"]) for j, n in enumerate(row) if n]
-    support = [sum(row) for row in raw["confusion"]]
-    if len(support) != len(classes) or any(j >= len(classes) for _, j, _ in cells):
-        raise ValueError("the matrix does not fit the classes")
-    if superclasses and not (len(superclass_of) == len(classes) and 0 <= min(superclass_of) <= max(superclass_of) < len(superclasses)):
-        raise ValueError("the superclasses do not fit the classes")
-    calibration, scores = raw["calibration"], [
-        "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1", "f1_low", "f1_high",
-        "support", "predicted",
-    ]  # fmt: skip
+    if superclasses:
+        superclasses = [str(name) for name in superclasses]
+        superclass_of = [range(len(superclasses)).index(superclass_of[i]) for i in range(len(classes))]
+    (low, high), calibration, thumbnails = raw["accuracy_interval"], raw["calibration"], raw.get("thumbnails")
     return {
         "split": str(raw["split"]),
-        "dataset": {key: plain(raw["dataset"].get(key)) for key in ("name", "size", "digest")},
-        "checkpoint": {key: plain(raw["checkpoint"].get(key)) for key in ("sha256", "epoch", "artifact")},
-        "created": number(raw.get("created")),
+        "dataset": {key: plain(raw["dataset"].get(key)) for key in ("name", "size")},
+        "checkpoint": {key: plain(raw["checkpoint"].get(key)) for key in ("sha256", "epoch")},
         "job_id": str(raw.get("job_id")),
         "wandb_url": web_address(raw.get("wandb_url")),
         "classes": classes,
-        "superclasses": [str(name) for name in superclasses] if superclasses else None,
+        "superclasses": superclasses,
         "superclass_of": superclass_of if superclasses else None,
         "metrics": {str(key): number(value) for key, value in raw["metrics"].items()},
-        "accuracy_interval": [number(bound) for bound in raw["accuracy_interval"]],
-        "per_class": [{key: number(row.get(key)) for key in scores} for row in raw["per_class"]],
-        "cells": cells,
+        "accuracy_interval": [float(low), float(high)],
+        "per_class": [{key: number(row.get(key)) for key in SCORES} for row in raw["per_class"]],
+        "cells": [[i, label(j), int(n)] for i, row in enumerate(raw["confusion"]) for j, n in enumerate(row) if n],
         "errors": plain(raw["errors"]),
-        "confused": [[int(row["true"]), int(row["predicted"]), int(row["count"])] for row in raw["confused"]][:100],
+        "confused": [[label(row["true"]), label(row["predicted"]), int(row["count"])] for row in raw["confused"][:100]],
         "calibration": {
             **{key: number(calibration.get(key)) for key in ("ece", "nll", "temperature", "ece_after", "nll_after")},
-            **{key: plain(calibration.get(key) or []) for key in ("bins", "bins_after")},
+            **{key: [{of: number(row[of]) for of in BIN} for row in calibration.get(key) or []]
+               for key in ("bins", "bins_after")},
             "note": str(calibration.get("note") or ""),
         },
-        "label_issues": plain(raw["label_issues"][:60]),
-        "overlapping": plain(raw["overlapping_classes"][:30]),
-        "comparison": comparison_of(raw.get("comparison")),
-        "thumbnails": {key: raw["thumbnails"][key] for key in ("file", "columns", "images")} if raw.get("thumbnails") else None,
+        "label_issues": [
+            {**plain(row), "given": label(row["given"]), "suggested": label(row["suggested"])}
+            for row in raw["label_issues"][:60]
+        ],
+        "overlapping": [{**plain(row), "a": label(row["a"]), "b": label(row["b"])} for row in raw["overlapping_classes"][:30]],
+        "comparison": {key: plain(raw["comparison"][key]) for key in COMPARISON} if raw.get("comparison") else None,
+        "thumbnails": {key: thumbnails[key] for key in ("file", "columns", "images")} if thumbnails else None,
         "figures": {str(key): Path(str(name)).name for key, name in (raw.get("figures") or {}).items()},
     }  # fmt: skip
-
-
-def comparison_of(raw: dict[str, Any] | None) -> dict[str, Any] | None:
-    keys = ("with", "accuracy", "other_accuracy", "difference", "difference_low", "difference_high", "only_this", "only_other", "p_value")
-    return {key: plain(raw[key]) for key in keys} if raw else None
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
@@ -314,8 +327,9 @@ def lineage_of(path: Path, split: dict, tracking: dict, report: dict | None) -> 
         steps.append(("Model", "checkpoints/best.safetensors", [*dict.fromkeys(artifacts("model")), *digests], None))
     if report:
         of = report["checkpoint"]
+        title = f"{report['split']} set of {report['dataset']['name']}"
         lines = [f"of the model {digest(of['sha256'])}", f"after epoch {of['epoch']}", f"W&B run {report['job_id']}"]
-        steps.append(("Evaluation", f"{report['split']} set of {report['dataset']['name']}", lines, report["wandb_url"]))
+        steps.append(("Evaluation", title, lines, report["wandb_url"]))
     return [dict(zip(("kind", "title", "lines", "url"), step, strict=True)) for step in steps]
 
 

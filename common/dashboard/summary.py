@@ -103,7 +103,8 @@ def confidence(report: dict[str, Any]) -> str:
         text = f"Yes: {off}"
     else:
         word = "Roughly" if ece < LARGE_ECE else "No"
-        text = f"{word}: {off} It is {'surer than it should be' if overconfident(calibration['bins']) else 'too modest'}."
+        lean = "surer than it should be" if overconfident(calibration["bins"]) else "too modest"
+        text = f"{word}: {off} It is {lean}."
     if after is not None and temperature is not None:
         text += (
             f" Dividing its logits by {temperature:.2f} (fitted on validation) brings that to {percent(after)}."
@@ -114,7 +115,7 @@ def confidence(report: dict[str, Any]) -> str:
 
 
 def overconfident(bins: list[dict[str, Any]]) -> bool:
-    return sum(b["count"] * (b["confidence"] - b["accuracy"]) for b in bins if b.get("count")) > 0
+    return sum(b["count"] * ((b["confidence"] or 0) - (b["accuracy"] or 0)) for b in bins) > 0
 
 
 def compared(with_other: dict[str, Any]) -> str:
@@ -166,7 +167,10 @@ def describe_best(runs: list[Run]) -> list[dict[str, str]]:
     for data, split, ranked in rank(runs):
         best = ranked[0]
         text = f"is right on {percent(measured(best, split))} of the {split} images of {data}"
-        text += f", the best of {len(ranked)} runs. {set_apart(ranked, split)}" if ranked[1:] else "; no other run was measured on them."
+        if len(ranked) > 1:
+            text += f", the best of {len(ranked)} runs. {set_apart(ranked, split)}"
+        else:
+            text += "; no other run was measured on them."
         found.append({"run": best["id"], "text": text})
     return found
 
