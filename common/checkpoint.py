@@ -94,7 +94,7 @@ def _as_os_error() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise OSError(_first_line(error)) from error
+        raise OSError(first_line(error)) from error
 
 
 def load_training_state(path: Path) -> dict[str, Any]:
@@ -134,8 +134,4 @@ def load_into(model: nn.Module, state: dict[str, torch.Tensor], source: str | Pa
 
 def first_line(error: Exception) -> str:
     """What fits into a one-line message; torch's own run to many."""
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -6,7 +6,7 @@ import itertools
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from common.config import TrainConfig, parse_train
 from common.errors import UserError
 
-KEYS = {"program", "method", "metric", "parameters", "early_terminate", "command", "run_cap"}
-LABELS = {"name", "description", "project", "entity"}
+KEYS = {
+    "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
+    "name", "description", "project", "entity",
+}  # fmt: skip
 METHODS = ("grid", "random", "bayes")
 DISTRIBUTIONS = {  # name: the keys that it must have
     "constant": ("value",),
@@ -45,12 +47,12 @@ class Parameter:
             return drawn
         return drawn * self.q if isinstance(self.q, int) else round(drawn * self.q, 12)
 
-    def all_drawn(self) -> list[Any] | None:
+    def all_drawn(self) -> Sequence[Any] | None:
         """What can be drawn, in order, where that can be counted."""
         if isinstance(self.distribution, CategoricalDistribution):
-            return list(self.distribution.choices)
+            return self.distribution.choices
         if isinstance(self.distribution, IntDistribution):
-            return list(range(self.distribution.low, self.distribution.high + 1))
+            return range(self.distribution.low, self.distribution.high + 1)
         return None
 
 
@@ -118,7 +120,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _sweep(text: str, spec: dict[str, Any]) -> Sweep:
-    _only(spec, KEYS | LABELS, "the sweep")
+    _only(spec, KEYS, "the sweep")
     program = spec.get("program")
     if not isinstance(program, str) or not Path(program).is_file():
         raise UserError(f"program is {program!r}, but must be a script, as seen from {Path.cwd()}")

@@ -35,10 +35,7 @@ def choose_mode() -> str:
         return "offline"
     if given == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
         return "disabled"
-    with contextlib.suppress(Exception):  # credentials that are no credentials
-        if wandb.login(prompt=False, verify=False):
-            return "online"
-    return "offline"
+    return "online" if logged_in() else "offline"
 
 
 def _safely(method: Callable) -> Callable:
@@ -258,7 +255,11 @@ def start(
     write_json(folder.tracking, known)
     tracked = Run(folder, record, run)
     if run is not None and earlier and earlier["dirs"]:
-        tracked._last_step = run.step - 1 if mode == "online" else _last_step(folder.path / d for d in earlier["dirs"])
+        tracked._last_step = (
+            run.step - 1
+            if mode == "online"
+            else max(logged_steps(folder.path / d for d in earlier["dirs"]), default=-1)
+        )
     return tracked
 
 
@@ -278,15 +279,16 @@ def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
     return None, "disabled"
 
 
-def _last_step(directories: Iterable[Path]) -> int:
-    """The last step in W&B's local logs, -1 when they hold none; `wandb leet inspect` reads a log that a crash tore, too."""
-    last = -1
+def logged_steps(directories: Iterable[Path]) -> set[int]:
+    """The steps of the history rows in W&B's local logs; those that a crash tore, too, are read as far as they go."""
+    steps = set()
     for directory in directories:
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(directory)]
-        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
-            shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
-            last = max(last, int(json.loads(shown.stdout)["summary"].get("_step", -1)))
-    return last
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+            rows = [json.loads(line) for line in shown.splitlines() if '"type":"history"' in line]
+            steps |= {row["history"]["item"]["_step"] for row in rows}
+    return steps
 
 
 def download(reference: str, into: Path, project: str | None = None, entity: str | None = None) -> Path | None:
@@ -303,3 +305,80 @@ def download(reference: str, into: Path, project: str | None = None, entity: str
         print(f"W&B: {prefix + name} can't be downloaded ({' '.join(str(error).split())[:200]})", file=sys.stderr)
         return None
     return next(folder.glob("*.safetensors"), None)
+
+
+# After the runs: what sync.py needs.
+
+
+@dataclass(frozen=True)
+class OnServer:
+    """What the server has of a run."""
+
+    steps: frozenset[int]
+    artifacts: frozenset[tuple[str, frozenset[str]]]
+    """name without version, and the digests of the files"""
+    files: int
+
+
+def logged_in() -> bool:
+    """Whether there are credentials. Never prompts, asks no server."""
+    with contextlib.suppress(Exception):  # credentials that are no credentials
+        return wandb.login(prompt=False, verify=False)
+    return False
+
+
+def on_server(record: dict[str, Any]) -> OnServer | None:
+    """What the server has of the run that `record`, of tracking.json, is about; None when it does not know it."""
+    api = wandb.Api(timeout=60)
+    try:
+        run = api.run(f"{record['entity'] or api.default_entity}/{record['project']}/{record['id']}")
+        logged = [*run.logged_artifacts(), *run.used_artifacts()]
+        return OnServer(
+            frozenset(row["_step"] for row in run.scan_history()),
+            frozenset((artifact.name.partition(":")[0], _digests(artifact)) for artifact in logged),
+            len(run.files()),
+        )
+    except (ValueError, wandb.errors.CommError):
+        return None
+
+
+def _digests(artifact: wandb.Artifact) -> frozenset[str]:
+    return frozenset(entry.digest for entry in artifact.manifest.entries.values())
+
+
+def content_digest(path: Path) -> str:
+    """As W&B names a file's content: base64 of its MD5."""
+    with open(path, "rb") as file:
+        return base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+
+
+def table_artifact_name(run_id: str, key: str) -> str:
+    """The artifact that the client makes of a Table logged as `key`."""
+    return f"run-{run_id}-{re.sub(r'[^a-zA-Z0-9_.-]', '', key)}"
+
+
+def send(directories: Sequence[Path]) -> None:
+    """`wandb sync`, for logs of one run, whatever the client believes to have sent already."""
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", "--include-synced"]
+    done = subprocess.run([*command, *map(str, directories)], capture_output=True, text=True)
+    if done.returncode:
+        print(f"W&B: wandb sync says: {(done.stderr or done.stdout).strip()[-500:]}", file=sys.stderr)
+
+
+def log_again(record: dict[str, Any], artifacts: Sequence[dict[str, Any]]) -> None:
+    """Logs artifacts, as `common.sync.expected_artifacts` gives them, to a run that the server knows, and waits until they are there."""
+    options = {"id": record["id"], "project": record["project"], "entity": record["entity"], "resume": "must"}
+    with tempfile.TemporaryDirectory() as scratch:
+        run = wandb.init(**options, mode="online", dir=scratch, settings=wandb.Settings(silent=True, console="off"))
+        for wanted in artifacts:
+            if "table" in wanted:
+                artifact = wandb.Artifact(wanted["name"], "run_table")
+                table = json.loads(wanted["table"].read_text())
+                artifact.add(wandb.Table(columns=table["columns"], data=table["rows"]), wanted["key"])
+                run.log_artifact(artifact).wait()
+                continue
+            artifact = wandb.Artifact(wanted["name"], wanted["type"], metadata=wanted["metadata"])
+            for path in wanted["paths"]:
+                artifact.add_file(str(path.resolve()), name=path.name, policy="immutable", skip_cache=True)
+            run.log_artifact(artifact, aliases=wanted["aliases"]).wait()
+        run.finish()

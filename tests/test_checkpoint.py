@@ -1,6 +1,7 @@
 """What is saved comes back as it was; what is damaged, foreign or malicious is refused, whatever bit it is."""
 
 import random
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from common.checkpoint import (
     save_training_state,
     save_weights,
 )
-from common.errors import UserError
+from common.errors import RunError, UserError
 
 METADATA = {
     "model": "resnext50_32x4d",
@@ -196,6 +197,19 @@ def test_a_save_that_fails_keeps_the_earlier_file(kind, tmp_path):
             save_weights(path, tensors(), {"unsaveable": object()})
         else:
             save_training_state(path, {"unsaveable": lambda: None})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@both_files
+def test_a_full_disk_is_named_and_keeps_the_earlier_file(kind, tmp_path):
+    path = save(kind, tmp_path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))  # no file may grow beyond; Python ignores the signal
+    try:
+        with pytest.raises(RunError, match=path.name):
+            save(kind, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

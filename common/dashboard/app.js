@@ -11,6 +11,11 @@ const link = (id, tab = "summary") => `#${new URLSearchParams({run: id, tab})}`;
 const run_link = id => runs.has(id) ? el("a", {href: link(id)}, id) : id || "–";
 const test = (run, key) => run.report ? run.report.metrics[`test/${key}`] : null;
 
+// key → {step, epoch, minutes, value}, four lists
+data.runs.forEach(run => {
+  run.curves = Object.fromEntries(run.curves.flatMap(table => Object.entries(table.values).map(([key, value]) => [key, {...table, value}])));
+});
+
 // ------------------------------------------------------------------------------------------------ all runs
 
 function show_best() {
@@ -56,7 +61,7 @@ function show_curves() {
 }
 
 function set_up_curves() {
-  const keys = data.curves.filter(key => data.runs.some(run => run.curves[key]));
+  const keys = Object.keys(CURVE_NAMES).filter(key => data.runs.some(run => run.curves[key]));
   by_id("curve").append(...keys.map(key => el("option", {value: key}, CURVE_NAMES[key])));
   const newest = data.runs.filter(run => Object.keys(run.curves).length).map(run => run.id);
   const choices = {best: [...data.leading, ...newest].filter((id, i, all) => all.indexOf(id) === i).slice(0, 5), newest: newest.slice(0, 5), all: newest, none: []};

@@ -33,7 +33,7 @@ function draw_curves(chart, runs, key, against) {
   const traces = runs.map((run, i) => {
     const curve = run.curves[key];
     return {
-      x: curve[against], y: curve.value, name: short(run.id, 40), mode: curve.value.length < 30 ? "lines+markers" : "lines",
+      x: curve[against], y: curve.value, connectgaps: true, name: short(run.id, 40), mode: curve.value.length < 30 ? "lines+markers" : "lines",
       line: line_style(i), marker: {size: 5}, hovertemplate: `${safe(run.id)}<br>%{x:.4~g} ${against}: %{y:.4~f}<extra></extra>`,
     };
   });
@@ -45,7 +45,7 @@ function draw_curves(chart, runs, key, against) {
 // One run: several keys in one chart, its best epoch marked.
 function draw_run_curves(chart, run, title, keys) {
   const traces = keys.map((key, i) => ({
-    x: run.curves[key].epoch, y: run.curves[key].value, name: CURVE_NAMES[key], line: line_style(i),
+    x: run.curves[key].epoch, y: run.curves[key].value, connectgaps: true, name: CURVE_NAMES[key], line: line_style(i),
     mode: run.curves[key].value.length < 30 ? "lines+markers" : "lines", hovertemplate: "epoch %{x:.3~g}: %{y:.4~f}<extra></extra>",
   }));
   const best = known(run.best_epoch) && keys.some(key => key.startsWith("validation/")) ? run.best_epoch : null;

@@ -72,7 +72,6 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         "leading": leading,
         "differing": reading.differing_keys(runs),
         "sweeps": reading.read_sweeps(runs_dir),
-        "curves": reading.CURVES,
     }
 
 

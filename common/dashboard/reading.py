@@ -22,11 +22,11 @@ from common.files import read_json_lines
 from common.runs import RunFolder, run_state
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
-CURVE_POINTS = 300  # kept of a curve, so that a page over 200 long runs stays small
-CURVES = [
-    "validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss",
-    "train/batch_loss", "lr", "throughput/images_per_second",
-]  # fmt: skip
+CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
+CURVES = [  # by epoch, by batch
+    ["validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss"],
+    ["train/batch_loss", "lr", "throughput/images_per_second"],
+]
 CONFIG_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 # Settings that name or place a run instead of changing what it learns.
 NOT_A_DIFFERENCE = frozenset(
@@ -199,21 +199,24 @@ def best_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float 
     return best[1], best[0]
 
 
-def curves_of(rows: list[dict[str, Any]], started: float) -> dict[str, dict[str, list]]:
-    """`{key: {"step", "epoch", "minutes", "value"}}`, four lists of equal length, for each key that was logged."""
-    curves = {}
-    for key in CURVES:
-        points = [row for row in rows if _finite(row.get(key))]
+def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]]:
+    """`[{"step", "epoch", "minutes", "values": {key: list}}, …]` by epoch and by batch, lists of equal length in each."""
+    tables = []
+    for keys in CURVES:
+        points = [row for row in rows if any(_finite(row.get(key)) for key in keys)]
         if len(points) > CURVE_POINTS:  # evenly thinned, both ends kept
             points = [points[round(i * (len(points) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
-        if points:
-            curves[key] = {
-                "step": [row["step"] for row in points],
-                "epoch": [rounded(row.get("epoch")) for row in points],
-                "minutes": [rounded(row.get("time"), started, 60) for row in points],
-                "value": [number(row[key]) for row in points],
-            }
-    return curves
+        logged = [key for key in keys if any(_finite(row.get(key)) for row in points)]
+        if logged:
+            tables.append(
+                {
+                    "step": [row["step"] for row in points],
+                    "epoch": [rounded(row.get("epoch")) for row in points],
+                    "minutes": [rounded(row.get("time"), started, 60) for row in points],
+                    "values": {key: [number(row.get(key)) for row in points] for key in logged},
+                }
+            )
+    return tables
 
 
 def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
