@@ -4,15 +4,20 @@ A W&B run lives beside what it is about: its own logs in `runs/<id>/wandb` (unle
 told in `runs/<id>/tracking.json`, from which artifacts are found offline and `sync.py` checks what the server has.
 """
 
+import base64
 import contextlib
 import functools
+import hashlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +354,7 @@ def _digests(artifact: wandb.Artifact) -> frozenset[str]:
 def content_digest(path: Path) -> str:
     """As W&B names a file's content: base64 of its MD5."""
     with open(path, "rb") as file:
-        return base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+        return base64.b64encode(hashlib.md5(file.read(), usedforsecurity=False).digest()).decode()
 
 
 def table_artifact_name(run_id: str, key: str) -> str:

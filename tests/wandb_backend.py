@@ -108,7 +108,6 @@ class Artifact:
     used_by: list[str] = field(default_factory=list)  # ids of runs
     aliases: list[str] = field(default_factory=list)
     metadata: JSON = field(default_factory=dict)
-    description: str | None = None
     client_id: str | None = None
     manifest: JSON = field(default_factory=dict)  # path -> {"digest", "size", …}
     raw_manifest: bytes = b""
@@ -144,6 +143,10 @@ class Trial:
     stopped: bool = False  # whether the agent was told to
 
 
+class _Refused(Exception):
+    """What a client asks for is wrong, as the real server would say too."""
+
+
 class Backend:
     """See the module. Every attribute may be read at any time; `wait_for` waits for a condition on them."""
 
@@ -154,9 +157,7 @@ class Backend:
         self.trials: list[Trial] = []  # what agents are handed, in order; then they are told to exit
         self.requests: list[str] = []  # GraphQL operations by name; "file_stream", "upload", "download"
         self.unknown: list[str] = []  # what this server has no answer for, or failed at: assert that it is empty
-        self.faults: list[
-            str
-        ] = []  # requests that met a fault other than "refuse": "graphql", "file_stream", "storage"
+        self.faults: list[str] = []  # kinds of requests that met a fault: "graphql", "file_stream", "storage"
         self.blobs: dict[str, bytes] = {}  # base64 MD5 -> the bytes of an artifact's file
         self._changed = threading.Condition(threading.RLock())
         self._fault: str | None = None
@@ -298,6 +299,8 @@ class Backend:
                 if not path.startswith("/sdk/otel/"):  # the client's own telemetry
                     self.unknown.append(f"{method} {path}")
                 return 404, {"error": "not found"}
+            except _Refused as error:
+                return 400, {"errors": [{"message": str(error)}]}
             except Exception:
                 self.unknown.append(traceback.format_exc())
                 return 400, {"errors": [{"message": "the test server failed: see backend.unknown"}]}
@@ -483,7 +486,7 @@ class Backend:
             entity, project = v.get("entityName") or ENTITY, v.get("projectName")
             new_id = _id("Artifact", str(len(self.artifacts) + 1))
             artifact = Artifact(new_id, name, v["artifactTypeName"], v["digest"], project, entity, v.get("runName"))
-            artifact.created, artifact.description = _now(), v.get("description")
+            artifact.created = _now()
             artifact.metadata = json.loads(v.get("metadata") or "{}")
             self.artifacts.append(artifact)
         artifact.client_id = v.get("clientID")
@@ -510,6 +513,8 @@ class Backend:
         artifact = self._by_id(v["artifactID"])
         if artifact.state != "COMMITTED":
             stored = {path: entry for path, entry in artifact.manifest.items() if "ref" not in entry}
+            if missing := [path for path, entry in stored.items() if entry["digest"] not in self.blobs]:
+                raise _Refused(f"{artifact.name}: {missing} did not arrive with the digests that the manifest gives")
             artifact.files = {path: self.blobs[entry["digest"]] for path, entry in stored.items()}
             versions = [a for a in self.artifacts if a.name == artifact.name and a.state == "COMMITTED"]
             artifact.index, artifact.state = len(versions), "COMMITTED"
@@ -569,7 +574,6 @@ class Backend:
         artifact = self._by_id(v["artifactID"])
         if v.get("metadata") is not None:
             artifact.metadata = json.loads(v["metadata"])
-        artifact.description = v.get("description") or artifact.description
         node = {"artifact": self._artifact_node(artifact)}
         return {"updateArtifact": node, "result": node}
 
@@ -601,7 +605,7 @@ class Backend:
             "artifactSequence": dict(collection),
             "versionIndex": artifact.index,
             "artifactType": {"name": artifact.type},
-            "description": artifact.description,
+            "description": None,
             "metadata": json.dumps(artifact.metadata),
             "ttlDurationSeconds": -2,
             "ttlIsInherited": True,

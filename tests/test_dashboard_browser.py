@@ -1,0 +1,300 @@
+"""dashboard.html in a real Chromium: what a person with a mouse, a keyboard or a screen reader meets."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dashboard_runs import CLASSES, STARTED, SUPERCLASSES, make_run, make_sweep
+
+from common.dashboard.page import collect, render, write_page
+
+pytest.importorskip("playwright", reason="pip install -r requirements.txt")
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage")
+SCRIPT_RUN = "<script>alert(1)"
+PATIENCE = 60_000  # milliseconds, on a machine that may be busy
+
+
+def chromium_of(playwright: Playwright) -> str:
+    """The path of a Chromium: Debian's, or the one that Playwright downloaded."""
+    for path in (shutil.which("chromium"), playwright.chromium.executable_path):
+        if path and os.path.exists(path):
+            return path
+    pytest.skip("no Chromium: apt-get install -y chromium, or playwright install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_of(playwright), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs_dir = tmp_path_factory.mktemp("dashboard") / "runs"
+    make_run(runs_dir, "good", skill=4.0, lr=0.02)
+    make_run(runs_dir, "poor", skill=2.0, seed=2, started=STARTED + 1)
+    make_run(runs_dir, SCRIPT_RUN, tested=False, started=STARTED + 2, tags=("<img src=x onerror=alert(2)>",))
+    crashed = make_run(runs_dir, "crashed", tested=False, epochs=2, started=STARTED + 3, status="running")
+    summary = json.loads((crashed / "summary.json").read_text())
+    (crashed / "summary.json").write_text(json.dumps({**summary, "pid": 2**22 + 1}))
+    (crashed / "config.yaml").write_text("lr: [0.1")
+    make_sweep(runs_dir, "digits-1", ["good", "poor"])
+    return runs_dir
+
+
+@pytest.fixture(scope="module")
+def address(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("page") / "dashboard.html"
+    write_page(runs_dir, output)
+    return output.as_uri()
+
+
+@pytest.fixture(scope="module")
+def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """`open_page(width, scheme)`: the page at its start, with `page.trouble`, whatever it complained of or asked for."""
+    pages: dict[tuple[int, str], Page] = {}
+
+    def open_page(width: int = 1440, scheme: str = "light") -> Page:
+        if (width, scheme) not in pages:
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page.set_default_timeout(PATIENCE)
+            expect.set_options(timeout=PATIENCE)
+            page.trouble = []
+            page.on("console", lambda message: page.trouble.append(message.text))
+            page.on("pageerror", lambda error: page.trouble.append(str(error)))
+            page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
+            page.on("request", lambda request: page.trouble.append(request.url) if leaves(request.url) else None)
+            page.goto(address)
+            pages[width, scheme] = page
+        return pages[width, scheme]
+
+    def leaves(url: str) -> bool:
+        return not url.startswith("data:") and url.partition("#")[0] != address
+
+    yield open_page
+    for page in pages.values():
+        page.close()
+
+
+def show(page: Page, run: str, tab: str) -> None:
+    """As the links of the page do."""
+    page.evaluate("([run, tab]) => { location.hash = new URLSearchParams({run, tab}); }", [run, tab])
+    expect(page.locator("#run-title")).to_have_text(f"Run {run}")
+    expect(page.locator(f"#tab-{tab}")).to_have_attribute("aria-selected", "true")
+
+
+def column(page: Page, table: str, label: str) -> list[str]:
+    return page.evaluate(
+        """([name, label]) => {
+            const table = document.querySelector(`[aria-label="${name}"] table`);
+            const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.innerText.trim().startsWith(label));
+            return [...table.tBodies[0].rows].map(row => row.cells[at].innerText.trim());
+        }""",
+        [table, label],
+    )
+
+
+def cell(page: Page, row: int, col: int) -> tuple[float, float]:
+    """The place of a matrix cell on the screen."""
+    page.locator(".matrix").scroll_into_view_if_needed()
+    return page.evaluate(
+        """([row, col]) => {
+            const chart = document.querySelector(".matrix"), box = chart.getBoundingClientRect(), {xaxis, yaxis} = chart._fullLayout;
+            return [box.x + xaxis._offset + xaxis.c2p(col), box.y + yaxis._offset + yaxis.c2p(row)];
+        }""",
+        [row, col],
+    )
+
+
+def report_of(runs_dir: Path, run: str) -> dict:
+    return json.loads((runs_dir / run / "evaluation" / "report.json").read_text())
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_every_view_is_quiet_fits_the_screen_and_passes_axe(open_page, width: int, scheme: str) -> None:
+    page, axe = open_page(width, scheme), Axe()
+    show(page, "good", "summary")
+    found = axe.run(page).response["violations"]
+    for run in ("good", "crashed", SCRIPT_RUN):
+        for tab in TABS:
+            show(page, run, tab)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (run, tab)
+            if run == "good":
+                found += axe.run(page, context="#run-section").response["violations"]
+    assert not found, [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
+    assert page.trouble == []
+
+
+def test_the_table_of_runs_sorts_by_a_click_and_by_a_key(open_page) -> None:
+    page = open_page()
+    header = page.get_by_role("region", name="Table of runs").get_by_role("button", name="Validation")
+    header.click()
+    values = column(page, "Table of runs", "Validation")
+    assert values == sorted(values, key=lambda text: -float(text.split()[0]))
+    header.focus()
+    page.keyboard.press("Enter")
+    assert column(page, "Table of runs", "Validation") == values[::-1]
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Validation")
+    page.get_by_role("region", name="Table of runs").get_by_role("button", name="Test").click()
+    assert column(page, "Table of runs", "Test")[2:] == ["–", "–"]  # what isn't known comes last
+
+
+def test_the_classification_report_sorts_by_every_column(open_page, runs_dir: Path) -> None:
+    page = open_page()
+    show(page, "poor", "classes")
+    table = page.get_by_role("region", name="Classification report")
+    rows = report_of(runs_dir, "poor")["per_class"]
+    assert column(page, "Classification report", "Class")[0] == min(rows, key=lambda row: row["recall"])["class"]
+    headers = table.locator("thead button")
+    for n in range(headers.count()):
+        headers.nth(n).click()
+        label = headers.nth(n).inner_text()
+        values = column(page, "Classification report", label)
+        if label in ("Recall", "Precision", "F1", "Images", "Predicted"):
+            assert values == sorted(values, key=lambda text: -float(text.split()[0])), label
+        elif label in ("Class", "Superclass"):
+            assert values == sorted(values), label
+    assert n == 9
+
+
+def test_the_matrix_answers_a_hover_and_a_click(open_page, runs_dir: Path) -> None:
+    page, report = open_page(), report_of(runs_dir, "poor")
+    show(page, "poor", "confusion")
+    pair = report["confused"][3]
+    true, predicted = pair["true"], pair["predicted"]
+    page.mouse.move(*cell(page, true, predicted), steps=3)
+    label = page.locator(".matrix .hoverlayer .hovertext")
+    expect(label).to_contain_text(f"{CLASSES[true]} taken for {CLASSES[predicted]}")
+    expect(label).to_contain_text(f"{pair['count']} of 40 images, {100 * pair['share']:.1f} %")
+    page.mouse.click(*cell(page, true, predicted))
+    expect(page.locator("#cell")).to_contain_text(f"{pair['count']} of 40 images")
+    expect(page.locator("#cell")).to_contain_text(f"of {CLASSES[true]} were taken for {CLASSES[predicted]}")
+    assert page.locator("#cell .tile").count() == pair["count"]
+    shown = page.locator("#cell .tile").evaluate_all("tiles => tiles.map(tile => tile.getAttribute('aria-label'))")
+    assert {int(text.split(":")[0].removeprefix("Image ")) for text in shown} == set(pair["images"])
+
+
+def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
+    page, report = open_page(), report_of(runs_dir, "poor")
+    show(page, "poor", "confusion")
+    page.get_by_label("Level").select_option("superclasses")
+    page.mouse.click(*cell(page, 0, 1))
+    count = report["superclass_confusion"][0][1]
+    expect(page.locator("#cell")).to_contain_text(f"{count} of {sum(report['superclass_confusion'][0])} images")
+    expect(page.locator("#cell")).to_contain_text(f"of {SUPERCLASSES[0]} were taken for {SUPERCLASSES[1]}")
+    assert page.locator("#cell .tile").count() == min(count, 48)
+
+
+def test_everything_can_be_reached_with_the_keyboard(open_page, runs_dir: Path) -> None:
+    page, report = open_page(), report_of(runs_dir, "good")
+    page.get_by_role("region", name="Table of runs").get_by_role("link", name="good").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#run-title")).to_have_text("Run good")
+    page.locator("#tab-summary").focus()
+    for tab in (*TABS[1:], TABS[0]):  # the arrows go round
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(f"#tab-{tab}")).to_be_focused()
+        expect(page.locator(f"#tab-{tab}")).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    page.keyboard.press("Tab")
+    expect(page.locator("#panel")).to_be_focused()
+    show(page, "good", "confusion")  # the matrix's numbers and images without a mouse
+    pair = report["confused"][1]
+    page.get_by_role("button", name=f"Show {CLASSES[pair['true']]} taken for {CLASSES[pair['predicted']]}").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#cell")).to_contain_text(f"{pair['count']} of 40 images")
+    expect(page.get_by_label("True", exact=True)).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.locator("#cell strong").inner_text() != ""
+
+
+def test_the_curves_show_the_chosen_runs_and_quantity(open_page) -> None:
+    page = open_page()
+    traces = "document.getElementById('curves').data.map(trace => trace.name)"
+    page.get_by_role("button", name="None").click()
+    assert page.evaluate(traces) == []
+    page.get_by_label("good in the curves").check()
+    assert page.evaluate(traces) == ["good"]
+    page.get_by_role("button", name="All", exact=True).click()
+    assert len(page.evaluate(traces)) == 4 and "&lt;script&gt;alert(1)" in page.evaluate(traces)
+    page.get_by_label("Show", exact=True).select_option("train/batch_loss")
+    page.get_by_label("against").select_option("minutes")
+    assert page.evaluate("document.getElementById('curves').layout.yaxis.title.text") == "training loss of a batch"
+    assert page.locator("#curves .scatterlayer .trace").count() == 4
+
+
+def test_a_crashed_run_says_so_and_what_it_lacks(open_page) -> None:
+    page = open_page()
+    show(page, "crashed", "summary")
+    expect(page.locator("#panel")).to_contain_text("its process is gone", ignore_case=True)
+    expect(page.locator("#panel")).to_contain_text("config.yaml was left out")
+    expect(page.locator("#panel")).to_contain_text("python train.py --resume crashed")
+    show(page, "crashed", "curves")
+    assert page.locator("#panel .main-svg").count() > 0
+    show(page, "crashed", "classes")
+    expect(page.locator("#panel")).to_contain_text("python evaluate.py --checkpoint crashed")
+
+
+def test_markup_in_names_stays_text(open_page) -> None:
+    page = open_page()
+    show(page, SCRIPT_RUN, "settings")
+    expect(page.get_by_role("region", name="Table of runs").get_by_role("link", name=SCRIPT_RUN)).to_be_visible()
+    expect(page.locator("#panel")).to_contain_text("<img src=x onerror=alert(2)>")
+    assert page.trouble == []
+
+
+def test_a_sweep_draws_every_trial_and_opens_its_run(open_page) -> None:
+    page = open_page()
+    assert page.locator("#sweeps .scatterlayer .trace").count() == 3
+    trials = page.get_by_role("region", name="Trials of sweep digits-1")
+    expect(trials).to_contain_text("fail: diverged")
+    trials.get_by_role("link", name="poor").click()
+    expect(page.locator("#run-title")).to_have_text("Run poor")
+
+
+def test_charts_follow_the_theme(open_page) -> None:
+    page = open_page()
+    show(page, "good", "confidence")
+    colour = "document.querySelector('#panel .chart').layout.font.color"
+    light = page.evaluate(colour)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{colour} !== '{light}'")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"{colour} === '{light}'")
+
+
+def test_a_watched_page_reloads_and_keeps_its_place(browser: Browser, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "one", tested=False, epochs=1)
+    make_run(tmp_path / "runs", "two", tested=False, epochs=1)
+    (tmp_path / "page.html").write_text(render(collect(tmp_path / "runs"), reload_seconds=1))
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{(tmp_path / 'page.html').as_uri()}#run=one&tab=lineage")
+    with page.expect_event("load"):
+        pass
+    expect(page.locator("#run-title")).to_have_text("Run one")
+    expect(page.locator("#tab-lineage")).to_have_attribute("aria-selected", "true")
+    page.close()
+
+
+def test_a_page_without_runs_says_how_to_make_one(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "page.html").write_text(render(collect(tmp_path / "runs")))
+    page, trouble = browser.new_page(), []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    expect(page.locator("main")).to_contain_text("python train.py --preset digits")
+    assert trouble == [] and not Axe().run(page).response["violations"]
+    page.close()
