@@ -30,7 +30,7 @@ def main(config: TrainConfig) -> int:
             if config.resume:
                 task.trainer.load(task.folder.last, device, team)
             with recorded(config, task, team) as recorder, memory_errors(config.batch_size, device):
-                fit(config, task, team, recorder, stopped=lambda: team.any(interrupt.signal is not None, device))
+                fit(config, task, team, recorder, stopped=lambda: team.any(interrupt.signal is not None))
                 return recorder.end(task.trainer, interrupt)
 
 
@@ -63,7 +63,7 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
 
     try:
         batches, validation = (
-            with_cached_features(config, task, stopped) if task.cached else (task.batches, task.validation)
+            with_cached_features(config, task, team, stopped) if task.cached else (task.batches, task.validation)
         )
         while progress.step < total_steps:
             first = progress.step - progress.epoch * steps
@@ -79,7 +79,7 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
                     )
                     trainer.add(sums)
                     progress.step += 1
-                    recorder.add_step(progress.step, lr, sums, len(images))
+                    recorder.add_step(progress.step, lr, sums, len(images) * team.world)
                     bar.update(len(images) * team.world)
                     ended = progress.step % steps == 0 or progress.step == total_steps
                     if progress.step % config.log_every == 0 and not ended:  # at the end, the epoch's row has it
@@ -95,8 +95,8 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
             progress.latest.update(recorder.read())
             row = {"epoch": progress.step / steps, **progress.latest, **trainer.epoch_means(team)}
             if len(task.validation.indices):
-                seen = watched(validation.epoch(0), stopped)
-                logits, labels = predict(trainer.evaluated(), seen, device, task.amp, len(validation), "validation")
+                seen, title = watched(validation.epoch(0), stopped), "validation" if team.main else None
+                logits, labels = predict(trainer.evaluated(), seen, device, task.amp, len(validation), title)
                 row |= scores(team.gather(logits), team.gather(labels), plain_loss_fn)
                 require_finite("validation/loss", row["validation/loss"], progress.step, row["lr"])
             accuracy = row.get("validation/accuracy")

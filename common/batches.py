@@ -66,7 +66,8 @@ def batch_images(count: int, batch_size: int, step: int) -> int:
 class Batches:
     """Cuts the images at `indices` into batches, ready for the network.
 
-    With `world` processes each takes every `world`-th image of a batch.
+    With `world` processes each takes every `world`-th image of a batch. Where a batch is mixed, an image's partner may be
+    another process's, so each prepares the whole batch before it takes its part.
 
     images: uint8 (N, 3, H, W); labels: int64 (N,); indices: int64, those to use, in this order unless `training`.
     """
@@ -114,15 +115,19 @@ class Batches:
         int64 (b,), or float32 (b, classes) once mixed."""
         size = image_size or self.image_size
         cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch)[start_step:]
-        mine = [self.indices[positions[self.rank :: self.world]] for positions in cut]
-        for step, (whole, indices, images) in enumerate(zip(cut, mine, self._read(mine), strict=True), start_step):
+        mine, everyone = slice(self.rank, None, self.world), slice(None)
+        mix = self.mix if self.training else None
+        prepared = everyone if mix else mine
+        parts = [self.indices[positions[prepared]] for positions in cut]
+        for step, (whole, indices, images) in enumerate(zip(cut, parts, self._read(parts), strict=True), start_step):
             if self.training:
-                draws = Draws(len(whole), seed_for(self.seed, epoch, step), self.rank, self.world)
+                draws = Draws(len(whole), seed_for(self.seed, epoch, step), prepared)
                 images = augmented(images, self.augment, self.flip, draws)
             images = normalize(resized(images, size))
             labels = self.labels[indices.to(self.device, non_blocking=True)]
-            if self.training and self.mix:
-                images, labels = self.mix(images, labels, seed_for(self.seed, epoch, step, 1))
+            if mix:
+                images, labels = mix(images, labels, seed_for(self.seed, epoch, step, 1))
+                images, labels = images[mine], labels[mine]
             yield images, labels
 
     def _read(self, batches: list[Tensor]) -> Iterator[Tensor]:
@@ -138,7 +143,7 @@ class Batches:
 
         with ThreadPoolExecutor(1) as reader:
             ahead = [reader.submit(read, indices.numpy()) for indices in batches[:1]]
-            for following in [*batches[1:], None]:
+            for following in [*batches[1:], None][: len(batches)]:
                 images = torch.from_numpy(ahead.pop().result())
                 if following is not None:
                     ahead.append(reader.submit(read, following.numpy()))
@@ -150,15 +155,18 @@ class Batches:
 
 
 class Draws:
-    """Random numbers of one batch: drawn for the whole batch, so that they don't depend on the number of processes."""
+    """Random numbers of one batch: drawn for the whole batch, so that they don't depend on the number of processes.
 
-    def __init__(self, count: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.count, self.mine = count, slice(rank, None, world)
+    part: the images that this process augments.
+    """
+
+    def __init__(self, count: int, seed: int, part: slice) -> None:
+        self.count, self.part = count, part
         self.generator = torch.Generator().manual_seed(seed)
 
     def integers(self, high: int) -> Tensor:
         """int64, one for each image of this process, from 0 to high - 1."""
-        return torch.randint(high, (self.count,), generator=self.generator)[self.mine]
+        return torch.randint(high, (self.count,), generator=self.generator)[self.part]
 
 
 def augmented(images: Tensor, augment: str, flip: bool, draws: Draws) -> Tensor:
@@ -225,4 +233,4 @@ def progressive_size(epoch: int, epochs: int, start: int | None, end: int) -> in
     """Side in pixels during `epoch`: grows linearly from `start` to `end` over the first half of the epochs, in multiples of
     16. After Howard's progressive resizing (fastai, DAWNBench 2018)."""
     share = min(1.0, epoch / max(1, epochs // 2))
-    return end if start is None or share == 1 else min(end, int(start + share * (end - start)) // 16 * 16)
+    return end if start is None or share == 1 else start + int(share * (end - start)) // 16 * 16

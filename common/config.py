@@ -60,6 +60,9 @@ class TrainConfig:
     feature_views: int = 1
     """With finetune=head the frozen backbone's features are computed once for this many augmented views of each image
     and kept. 0: compute them anew in every epoch."""
+    feature_cache: Literal["memory", "file"] = "memory"
+    """Where they are kept. `file`: in the cache folder (FINETUNE_CACHE) as well, so that the next run with the same backbone,
+    images and views, such as another trial of a sweep, begins at once."""
 
     # Training
     epochs: int = 5
@@ -211,7 +214,7 @@ PRESETS: dict[str, TrainConfig] = {
 
 MAY_CHANGE_ON_RESUME = frozenset(
     ["epochs", "max_steps", "device", "resume", "run_id", "runs_dir", "data_dir", "checkpoint_every", "log_every",
-     "project", "entity", "group", "tags", "log_weights"]
+     "project", "entity", "group", "tags", "log_weights", "feature_cache"]
 )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """One process or many: `torchrun --nproc_per_node=N train.py …` on PyTorch's own distributed package.
 
-Every process runs the same script; the one of rank 0 alone writes files and speaks to W&B.
+Every process runs the same script; the one of rank 0 alone writes files and speaks to W&B. Gradients and BatchNorm's
+statistics are those of the whole batch, so a run's result does not depend on the number of processes.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,16 @@ class Team:
         return self.rank == 0
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """`model` with gradients averaged over the processes, and BatchNorm statistics, on GPUs, taken over all of them."""
+        """`model` with gradients averaged over the processes, and BatchNorm's statistics taken over all of them. Changes `model`,
+        but not the names in its state."""
         if self.world == 1:
             return model
         if device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.__class__ = SharedBatchNorm2d
         return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -43,9 +49,9 @@ class Team:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process, so that all leave a loop at the same step."""
-        return flag if self.world == 1 else bool(self.sum(torch.tensor(int(flag), device=device)))
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process, so that all leave a loop at the same step. Waits for no GPU."""
+        return flag if self.world == 1 else bool(self.sum(torch.tensor(int(flag))))
 
     def gather(self, mine: Tensor) -> Tensor:
         """The rows of all processes, on the CPU of each; in order of rank."""
@@ -73,6 +79,40 @@ class Team:
             dist.barrier()
 
 
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm with the statistics of all processes' images, on the CPU, where torch's SyncBatchNorm does not run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float (b, channels, h, w)"""
+        if not self.training:
+            return super().forward(x)
+        axes, shape, wide = (0, 2, 3), (1, -1, 1, 1), x.float()
+        count = _Sum.apply(wide.new_full((1,), x.numel() / x.shape[1]))
+        mean = _Sum.apply(wide.sum(axes)) / count
+        centred = wide - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes, and of its gradients: every process's loss depends on what each of them put in."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)
+
+
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[Team]:
     """The team that `torchrun` has made, or a team of one."""
@@ -81,7 +121,11 @@ def processes(device: torch.device) -> Iterator[Team]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    elif os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's caution, which leaves most cores idle
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    # Flags and Python objects travel over gloo, so that no GPU is waited for.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:

@@ -42,12 +42,15 @@ def predict(
     device: torch.device,
     amp: torch.dtype | None = None,
     total: int | None = None,
-    description: str = "",
+    description: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """logits float32 (N, classes) and labels int64 (N,), on the CPU and in the batches' order. A bar of `total` batches."""
+    """logits float32 (N, classes) and labels int64 (N,), on the CPU and in the batches' order. A bar of `total` batches, if
+    it has a description."""
     model.eval()
     logits, labels = [], []
-    for images, targets in tqdm(batches, total=total, desc=description, unit="batch", leave=False, dynamic_ncols=True):
+    hidden = description is None
+    bar = tqdm(batches, total=total, desc=description, unit="batch", leave=False, dynamic_ncols=True, disable=hidden)
+    for images, targets in bar:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
             logits.append(model(images).float())
         labels.append(targets)

@@ -5,14 +5,24 @@ With as many views as epochs, the head sees in each epoch just the features that
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from common.batches import Batches, batch_images, cut_epoch
+from common.distributed import Team
 from common.engine import predict
+from common.errors import UserError
+from common.files import atomic_path
+from common.photos import cache_folder
 from common.runtime import watched
 
 if TYPE_CHECKING:
@@ -26,14 +36,30 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 
 def with_cached_features(
-    config: TrainConfig, task: Task, stopped: Callable[[], bool]
+    config: TrainConfig, task: Task, team: Team, stopped: Callable[[], bool]
 ) -> tuple[FeatureBatches, FeatureBatches]:
-    """The task's batches for training and for validation, as features. Raises: `Interrupted`."""
-    made = []
-    for batches, views, name in ((task.batches, config.feature_views, "training"), (task.validation, 1, "validation")):
-        features = extract(task.trainer.model, batches, views, task.amp, stopped, f"{name} features")
-        labels = task.data.labels[batches.indices]
-        made.append(FeatureBatches(features, labels, config.batch_size, batches.order_seed))
+    """The task's batches for training and for validation, as features, of which every process holds all.
+
+    Errors: `UserError` when they can't be kept in a file. Raises: `Interrupted`.
+    """
+    model, made = task.trainer.model, []
+    views = 1 if config.augment == "none" else config.feature_views  # without augmentation all views are the same
+    for batches, count, name in ((task.batches, views, "training"), (task.validation, 1, "validation")):
+        path, features = None, None
+        if config.feature_cache == "file":
+            path = (
+                cache_folder()
+                / "features"
+                / f"{cache_key(model, batches, count, task.amp, task.split['digest'])}.safetensors"
+            )
+            features = read_features(path)
+        if team.any(features is None):  # in one of them: they are computed by all
+            features = extract(model, batches, count, task.amp, team, stopped, f"{name} features")
+            if path and team.main:
+                write_features(path, features)
+        labels = task.data.labels[batches.indices].to(batches.device)
+        features = features.to(batches.device)
+        made.append(FeatureBatches(features, labels, config.batch_size, batches.order_seed, team))
     return made[0], made[1]
 
 
@@ -42,21 +68,54 @@ def extract(
     batches: Batches,
     views: int,
     amp: torch.dtype | None,
+    team: Team,
     stopped: Callable[[], bool],
     description: str,
 ) -> Tensor:
-    """Features float32 (images, views, in_features) on the device, in the order of the batches' indices."""
+    """Features float32 (images, views, in_features) on the CPU, in the order of the batches' indices."""
     backbone, features = backbone_of(model), []
     if len(batches) == 0:
-        return torch.empty(0, views, model.fc.in_features, device=batches.device)
+        return torch.empty(0, views, model.fc.in_features)
     for view in range(views):
         name = description if views == 1 else f"{description} {view + 1}/{views}"
         seen = watched(batches.epoch(view), stopped)
-        computed, _ = predict(backbone, seen, batches.device, amp, total=len(batches), description=name)
-        # A training epoch comes in its permutation: put every row back to its place.
-        order = torch.cat(cut_epoch(len(batches.indices), batches.batch_size, batches.order_seed, view))
-        features.append(torch.empty_like(computed).index_copy_(0, order, computed))
-    return torch.stack(features, dim=1).to(batches.device)
+        computed, _ = predict(backbone, seen, batches.device, amp, len(batches), name if team.main else None)
+        # A training epoch comes in its permutation, dealt out to the processes: put every row back to its place.
+        cut = cut_epoch(len(batches.indices), batches.batch_size, batches.order_seed, view)
+        order = torch.cat([positions[rank :: team.world] for rank in range(team.world) for positions in cut])
+        features.append(torch.empty(len(order), computed.shape[1]).index_copy_(0, order, team.gather(computed)))
+    return torch.stack(features, dim=1)
+
+
+def cache_key(model: nn.Module, batches: Batches, views: int, amp: torch.dtype | None, data_digest: str) -> str:
+    """Hex SHA-256 of all that features depend on: the backbone's weights, the images and what is done to them."""
+    digest = hashlib.sha256(f"{data_digest} {batches.image_size} {views} {amp}".encode())
+    if batches.training and batches.augment != "none":  # each image's draws depend on its place in a batch
+        digest.update(json.dumps([batches.augment, batches.flip, batches.seed, batches.batch_size]).encode())
+    digest.update(batches.indices.numpy())
+    for name, tensor in backbone_of(model).state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_features(path: Path) -> Tensor | None:
+    """None where there are none, or the file is damaged."""
+    with contextlib.suppress(OSError, safetensors.SafetensorError, KeyError):
+        return safetensors.torch.load_file(path)["features"]
+    return None
+
+
+def write_features(path: Path, features: Tensor) -> None:
+    """Errors: `UserError` when the folder can't be written, or is full."""
+    try:
+        with atomic_path(path) as temporary:
+            safetensors.torch.save_file({"features": features}, temporary)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"--feature_cache file: {features.nbytes / 1e6:.0f} MB can't be written to {path.parent} ({error}); free some space, "
+            "set FINETUNE_CACHE to another folder, or use --feature_cache memory"
+        ) from None
 
 
 class FeatureBatches:
@@ -65,9 +124,9 @@ class FeatureBatches:
     features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None) -> None:
-        self.features, self.labels = features, labels.to(features.device)
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None, team: Team) -> None:
+        self.features, self.labels = features, labels
+        self.batch_size, self.seed, self.team = batch_size, seed, team
 
     def __len__(self) -> int:
         return len(cut_epoch(len(self.labels), self.batch_size))
@@ -78,5 +137,5 @@ class FeatureBatches:
     def epoch(self, epoch: int, start_step: int = 0, image_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         view = epoch % self.features.shape[1]
         for positions in cut_epoch(len(self.labels), self.batch_size, self.seed, epoch)[start_step:]:
-            positions = positions.to(self.features.device, non_blocking=True)
+            positions = positions[self.team.rank :: self.team.world].to(self.features.device, non_blocking=True)
             yield self.features[positions, view], self.labels[positions]

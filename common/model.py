@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
@@ -100,7 +101,9 @@ def _read_weights_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a strange pickle: the message below is enough
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a file that isn't theirs
         raise UserError(
             f"--weights {path} can't be read: truncated, damaged, or more than plain weights ({first_line(error)})"
@@ -126,7 +129,7 @@ def set_trainable(model: models.ResNet, finetune: str) -> models.ResNet:
 def _train(model: models.ResNet, mode: bool = True) -> models.ResNet:
     nn.Module.train(model, mode)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not module.weight.requires_grad:
             module.eval()
     return model
 

@@ -23,7 +23,9 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     without the class weights, over a softmax. gamma 0 is cross-entropy."""
     targets = F.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
     log_p = F.log_softmax(logits, dim=1)
-    return -(targets * (1 - log_p.exp()) ** gamma * log_p).sum(dim=1).mean()
+    miss = -torch.expm1(log_p)  # 1 - p
+    # At 0 exactly, a power below 1 has an infinite slope, and its product with log p = 0 is no number.
+    return -(targets * miss.clamp(min=1e-12) ** gamma * log_p).sum(dim=1).mean()
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0) -> list[dict]:
@@ -65,8 +67,9 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and BatchNorm statistics, warmed up: the decay is at most (1 + n) / (10 + n)
     after n steps, as in TensorFlow's ExponentialMovingAverage, so that the random beginning is soon forgotten."""
 
-    def average(averages: list[Tensor], current: list[Tensor], n: Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averages, current, n)
+    def average(averages: list[Tensor], current: list[Tensor], on_device: Tensor) -> None:
+        n = int(average_model.n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, on_device)
 
     average_model = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     average_model.n_averaged = average_model.n_averaged.cpu()  # read at every update: on a GPU, a synchronization

@@ -16,20 +16,23 @@ Batch = TypeVar("Batch")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes a GPU where there is one. Errors: `UserError` when the device isn't there."""
+    """`auto` takes a GPU where there is one, and each of `torchrun`'s processes its own. Errors: `UserError` when the device
+    isn't there."""
+    kind = name
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device = torch.device(kind)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise UserError(
-            f"--device is {name}, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu or auto"
+            f"--device is {name}, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu or auto, and at "
+            "most a process a device"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device is mps, but torch sees no such device; use --device cpu or auto")

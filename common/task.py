@@ -73,7 +73,7 @@ def prepare(config: TrainConfig, team: Team, device: torch.device) -> Task:
         **place,
     )
     validation = Batches(data.images, data.labels, validation_part, config.batch_size, **place)
-    cached = config.finetune == "head" and config.feature_views > 0 and mix is None and team.world == 1
+    cached = config.finetune == "head" and config.feature_views > 0 and mix is None and config.progressive_from is None
     facts = {
         "device": device_name(device),
         "amp": str(amp or "none").removeprefix("torch."),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from common import plots, tracking
+from common import tracking
 from common.checkpoint import load_into, load_training_state, read_metadata, save_training_state
 from common.config import TrainConfig, as_dict
 from common.distributed import Team
@@ -105,7 +105,10 @@ class Trainer:
             raise UserError(f"{path} does not fit this run ({error}); its best weights may be whole") from None
 
     def add(self, sums: Tensor) -> None:
+        """After every step: its sums to the epoch's, and the new weights to their average."""
         self.sums += sums
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     def running(self) -> dict[str, str]:
         """This epoch's means so far, for the progress bar; of this process. Waits for the device."""
@@ -163,6 +166,8 @@ class Recorder:
             append_line(self.folder.metrics, json.dumps({"step": step, "time": time.time(), **row}))
         figures = {}
         if "train/loss" in row:
+            from common import plots  # half a second of matplotlib, which no first step should wait for
+
             rows = [row for row in read_metrics(self.folder) if "train/loss" in row]
             with disk_errors(self.folder.loss_figure):
                 plots.save(plots.curves(rows, self.folder.read_summary().get("best/epoch")), self.folder.loss_figure)

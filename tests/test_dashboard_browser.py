@@ -186,7 +186,7 @@ def test_the_matrix_answers_a_hover_and_a_click(open_page, runs_dir: Path) -> No
 def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
     page, report = open_page(), report_of(runs_dir, "poor")
     show(page, "poor", "confusion")
-    page.get_by_label("Level").select_option("superclasses")
+    page.locator("#level").select_option("superclasses")
     page.mouse.click(*cell(page, 0, 1))
     count = report["superclass_confusion"][0][1]
     expect(page.locator("#cell")).to_contain_text(f"{count} of {sum(report['superclass_confusion'][0])} images")
@@ -214,7 +214,7 @@ def test_everything_can_be_reached_with_the_keyboard(open_page, runs_dir: Path) 
     page.get_by_role("button", name=f"Show {CLASSES[pair['true']]} taken for {CLASSES[pair['predicted']]}").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#cell")).to_contain_text(f"{pair['count']} of 40 images")
-    expect(page.get_by_label("True", exact=True)).to_be_focused()
+    expect(page.locator("#true-class")).to_be_focused()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     assert page.locator("#cell strong").inner_text() != ""
@@ -229,8 +229,8 @@ def test_the_curves_show_the_chosen_runs_and_quantity(open_page) -> None:
     assert page.evaluate(traces) == ["good"]
     page.get_by_role("button", name="All", exact=True).click()
     assert len(page.evaluate(traces)) == 4 and "&lt;script&gt;alert(1)" in page.evaluate(traces)
-    page.get_by_label("Show", exact=True).select_option("train/batch_loss")
-    page.get_by_label("against").select_option("minutes")
+    page.locator("#curve").select_option("train/batch_loss")
+    page.locator("#against").select_option("minutes")
     assert page.evaluate("document.getElementById('curves').layout.yaxis.title.text") == "training loss of a batch"
     assert page.locator("#curves .scatterlayer .trace").count() == 4
 
@@ -267,12 +267,12 @@ def test_a_sweep_draws_every_trial_and_opens_its_run(open_page) -> None:
 def test_charts_follow_the_theme(open_page) -> None:
     page = open_page()
     show(page, "good", "confidence")
-    colour = "document.querySelector('#panel .chart').layout.font.color"
-    light = page.evaluate(colour)
+    text = page.locator("#panel .chart .xtitle")
+    light = text.evaluate("node => getComputedStyle(node).fill")
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{colour} !== '{light}'")
+    expect(text).not_to_have_css("fill", light)
     page.emulate_media(color_scheme="light")
-    page.wait_for_function(f"{colour} === '{light}'")
+    expect(text).to_have_css("fill", light)
 
 
 def test_a_watched_page_reloads_and_keeps_its_place(browser: Browser, tmp_path: Path) -> None:
