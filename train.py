@@ -9,6 +9,7 @@ Leaves a run folder in runs/: config, metrics.jsonl, loss.png and checkpoints. N
 
 import sys
 from contextlib import nullcontext
+from itertools import islice
 
 from common.config import TrainConfig, parse_train
 from common.errors import report_errors
@@ -19,7 +20,7 @@ def main(config: TrainConfig) -> int:
     from common import distributed
     from common.runtime import choose_device, interruptible
     from common.task import describe_task, prepare
-    from common.trainer import memory_errors, recorded
+    from common.trainer import has_ended, memory_errors, recorded
 
     device = choose_device(config.device)
     with distributed.processes(device) as team, interruptible() as interrupt:
@@ -29,6 +30,8 @@ def main(config: TrainConfig) -> int:
         with task.folder.locked() if team.main else nullcontext():
             if config.resume:
                 task.trainer.load(task.folder.last, device, team)
+                if has_ended(task, team):
+                    return 0
             with recorded(config, task, team) as recorder, memory_errors(config.batch_size, device):
                 fit(config, task, team, recorder, stopped=lambda: team.any(interrupt.signal is not None))
                 return recorder.end(task.trainer, interrupt)
@@ -47,8 +50,7 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
     from common.trainer import progress_bar, require_finite
 
     trainer, progress, device, folder = task.trainer, task.trainer.progress, task.device, task.folder
-    steps = len(task.batches)  # an epoch
-    total_steps = min(config.epochs * steps, config.max_steps or config.epochs * steps)
+    steps, total_steps = len(task.batches), task.total_steps  # of an epoch, and of the run
     warmup_steps = round(config.warmup_epochs * steps)
     loss_fn = build_loss(config.loss, config.label_smoothing, config.focal_gamma)
     plain_loss_fn = build_loss(config.loss, focal_gamma=config.focal_gamma)
@@ -65,13 +67,14 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
         batches, validation = (
             with_cached_features(config, task, team, stopped) if task.cached else (task.batches, task.validation)
         )
-        while progress.step < total_steps:
+        while progress.measured < total_steps:
             first = progress.step - progress.epoch * steps
             size = progressive_size(progress.epoch, config.epochs, config.progressive_from, config.image_size)
             network.train()
             recorder.start_clock()
             with progress_bar(progress.epoch, config.epochs, batches, first, hidden=not team.main) as bar:
-                for images, labels in watched(batches.epoch(progress.epoch, first, size), stopped):
+                left = islice(batches.epoch(progress.epoch, first, size), total_steps - progress.step)
+                for images, labels in watched(left, stopped):
                     lr = set_lr(trainer.optimizer, lr_factor(progress.step, total_steps, warmup_steps, config.schedule))
                     share = len(images) * team.world / batches.size(progress.step - progress.epoch * steps)
                     sums = train_step(
@@ -88,8 +91,6 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
                         bar.set_postfix(trainer.running())
                     if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                         save()
-                    if ended:
-                        break
 
             # The epoch has ended, or max_steps has.
             progress.latest.update(recorder.read())
@@ -107,6 +108,7 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
                     about = {**task.about, "epoch": row["epoch"], "step": progress.step, "metrics": measured}
                     save_weights(folder.best, trainer.weights(), about)
             recorder.write(row, progress.step)
+            progress.measured = progress.step
             if progress.step % steps == 0:
                 progress.epoch += 1
                 trainer.sums.zero_()

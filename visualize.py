@@ -74,7 +74,7 @@ def main(config: VisualizeConfig) -> None:
 
     if config.images:
         for row in rows:
-            print(f"{row['file']}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in row["top5"]))
+            print(f"{row['file']}: " + ", ".join(f"{label} ({probability:.1%})" for label, probability in row["top5"]))
     else:
         right = sum(row["true"] == row["predicted"] for row in rows)
         print(f"{loaded.path}: {right} of {len(rows)} images right")

@@ -26,8 +26,11 @@ Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 (b, 3, h, w) → float32 of the same shape, (x / 255 - MEAN) / STD, channels_last."""
-    scale, shift = _affine(images.device)
-    return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).sub_(shift)
+    scale, shift = (values.view(3).expand(images.shape[3], 3).flatten() for values in _affine(images.device))
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    # In place, on a view of its rows (b, h, 3 w): over three channels at a time, each of these took eight times as long.
+    images.permute(0, 2, 3, 1).flatten(2).mul_(scale).sub_(shift)
+    return images
 
 
 def denormalize(images: Tensor) -> Tensor:
@@ -210,7 +213,10 @@ def random_augment(images: Tensor, draws: Draws) -> Tensor:
 
 def resized(images: Tensor, size: int) -> Tensor:
     """uint8 (b, 3, h, w) → uint8 (b, 3, size, size), bilinear with antialiasing."""
-    return images if images.shape[-2:] == (size, size) else F.resize(images, [size, size], antialias=True)
+    if images.shape[-2:] == (size, size):
+        return images
+    # In this layout it takes a third of the time.
+    return F.resize(images.contiguous(memory_format=torch.channels_last), [size, size], antialias=True)
 
 
 def mixing(mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> Mix | None:

@@ -289,7 +289,7 @@ def parse(
 ) -> Config:
     """The command line as a `cls`; `--help` shows `default`'s values. Every flag takes a value, as W&B's agent gives it.
 
-    Errors: tyro's own box, or one line for a value out of range; exit status 2 either way.
+    Errors: tyro's own box on stderr, also for a value out of range, and exit status 2.
     """
     return tyro.cli(
         cls,

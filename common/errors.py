@@ -21,6 +21,8 @@ def report_errors() -> Iterator[None]:
     except (UserError, RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:  # where nothing is half done
+        sys.exit(130)
     except BrokenPipeError:  # the reader has gone, as in `python train.py … | head`
         sys.stderr.close()
         sys.exit(1)

@@ -68,7 +68,7 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: int | None) -> Figure:
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=colour, label=part, markersize=4)
         if best_epoch is not None:
-            axes.axvline(best_epoch, color="0.4", linestyle=":", label=f"best epoch: {best_epoch}")
+            axes.axvline(best_epoch, color="0.4", linestyle=":", label=f"best epoch: {best_epoch:g}")
         axes.set(xlabel="epoch", ylabel=quantity, title=f"{quantity} per epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
@@ -296,12 +296,12 @@ def of_report(report: dict[str, Any], images: NDArray) -> dict[str, Figure]:
         rows = [
             (
                 f"{classes[pair['true']]} taken for {classes[pair['predicted']]}: {pair['count']} images, "
-                f"{pair['share']:.0%} of its own",
+                f"{pair['share']:.0%} of its class",
                 [Tile(images[index]) for index in pair["images"]],
             )
             for pair in report["confused"][:PAIRS_DRAWN]
         ]
-        figures["confused"] = sheet(rows, "Most confused, the most confident mistakes first")
+        figures["confused"] = sheet(rows, "Most confused, the most confident mistakes first", tile_inches=1.2)
     if report["label_issues"]:
         tiles = [
             Tile(
@@ -319,7 +319,7 @@ def of_report(report: dict[str, Any], images: NDArray) -> dict[str, Figure]:
         }
         rows = [(name, [Tile(images[i]) for i in comparison[key][:IMAGES_A_SIDE]]) for name, key in sides.items()]
         if rows := [row for row in rows if row[1]]:
-            figures["comparison"] = sheet(rows, "Images that one of the two alone gets right, the surest first")
+            figures["comparison"] = sheet(rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2)
     return figures
 
 

@@ -367,7 +367,7 @@ def most_confused(report: Report) -> str:
     width = max(len(classes[pair["true"]]) for pair in pairs)
     lines = [
         f"  {classes[pair['true']]:>{width}} taken for {classes[pair['predicted']]}: {pair['count']} "
-        f"({pair['share']:.0%} of its images)"
+        f"({pair['share']:.0%} of its class)"
         for pair in pairs
     ]
     return "\n".join(["most confused", *lines])

@@ -116,12 +116,12 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def create_run(folder: RunFolder, config: TrainConfig, split: dict[str, Any]) -> None:
-    """Writes config.yaml and split.json; from here on the run can be seen and resumed."""
+    """Writes split.json, summary.json and, last, config.yaml: with it the run can be seen, and its id is taken."""
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.split, split)
-    save_config(folder, config)
     folder.update_summary(run_id=folder.id, job_type="train", started=time.time(), seconds=0.0)
     mark_running(folder)
+    save_config(folder, config)
 
 
 def mark_running(folder: RunFolder) -> None:

@@ -30,6 +30,8 @@ class Task:
     validation: Batches
     trainer: Trainer
     amp: torch.dtype | None
+    total_steps: int
+    """optimizer steps after which the run ends"""
     cached: bool
     """whether the frozen backbone's features are computed once, and the head alone is trained"""
     facts: dict[str, Any]
@@ -73,6 +75,7 @@ def prepare(config: TrainConfig, team: Team, device: torch.device) -> Task:
         **place,
     )
     validation = Batches(data.images, data.labels, validation_part, config.batch_size, **place)
+    total_steps = min(config.epochs * len(batches), config.max_steps or config.epochs * len(batches))
     cached = config.finetune == "head" and config.feature_views > 0 and mix is None and config.progressive_from is None
     facts = {
         "device": device_name(device),
@@ -87,7 +90,7 @@ def prepare(config: TrainConfig, team: Team, device: torch.device) -> Task:
     }
     trainer = build_trainer(config, model, model.fc if cached else model, amp, device)
     about = weights_metadata(config, data, folder)
-    return Task(folder, device, data, batches, validation, trainer, amp, cached, facts, split, about)
+    return Task(folder, device, data, batches, validation, trainer, amp, total_steps, cached, facts, split, about)
 
 
 def build_trainer(

@@ -12,6 +12,8 @@ import json
 import os
 import re
 import secrets
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,9 +67,11 @@ class Run:
         self.url = run.url if run is not None and self.mode == "online" else None
         self._said: set[str] = set()
         self._last_step = -1
+        self._logged: set[str] = set()
         self._sent_all = True
 
     def _trouble(self, what: str) -> None:
+        self._sent_all = False
         what = " ".join(what.split())[:300]
         if what not in self._said:
             self._said.add(what)
@@ -144,6 +148,7 @@ class Run:
         for file in files:
             artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact, aliases=aliases)
+        self._logged.add(artifact.digest)
 
     @_safely
     def use_dataset(self, name: str, file: Path) -> None:
@@ -177,14 +182,27 @@ class Run:
             self._run.use_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Ends the W&B run; waits for uploads no longer than `WANDB_FINISH_TIMEOUT`."""
+        """Ends the W&B run; waits for uploads no longer than `WANDB_FINISH_TIMEOUT`. The client says nothing of what the server
+        refused for good, so the server is asked."""
         if self._run is None:
             return
         try:
             self._run.finish(exit_code=exit_code)
+            if self.mode == "online" and not self._arrived():
+                self._trouble("the server has refused a part of the run")
         except Exception as error:
-            self._sent_all = False
             self._trouble(f"not everything was sent ({error})")
+
+    def _arrived(self) -> bool:
+        """Whether the server has the last row and the artifacts of this process. It may count them a moment late."""
+        run = wandb.Api(timeout=20).run(self._run.path)
+        for wait in (0, 1, 2, 4):
+            time.sleep(wait)
+            if run.lastHistoryStep < self._last_step:
+                continue
+            if self._logged <= {artifact.digest for artifact in run.logged_artifacts()}:
+                return True
+        return False
 
     def hint(self) -> list[str]:
         """Lines that say where to look at the run, and what is left to send."""
@@ -192,10 +210,13 @@ class Run:
             return []
         if self.mode == "online" and self._sent_all:
             return [f"W&B: {self.url}"]
-        where = " ".join(str(self.folder.path / directory) for directory in self._record["dirs"])
-        newest = self.folder.path / self._record["dirs"][-1]
-        lines = [f"W&B ({self.mode}) view: wandb leet {newest}", f"W&B ({self.mode}) send: wandb sync {where}"]
-        return [*lines, f"           or, checked afterwards: python sync.py {self.folder.id}"]
+        parent, directories = self.folder.path.parent, [str(self.folder.path / part) for part in self._record["dirs"]]
+        place = "" if parent == Path("runs") else f" --runs_dir {shlex.quote(str(parent))}"
+        view, check = f"view: wandb leet {directories[-1]}", f"python sync.py {self.folder.id}{place}"
+        if self.mode == "online":  # `wandb sync` passes over runs that were online
+            return [f"W&B: {self.url}, where something is missing", f"     {view}", f"     send the rest: {check}"]
+        send = f"W&B (offline) send: wandb sync {' '.join(directories)}"
+        return [f"W&B (offline) {view}", send, f"           or, checked afterwards: {check}"]
 
     def _relative(self, path: Path) -> str:
         """Relative to the run folder where possible, so that the folder can be moved."""
@@ -273,6 +294,8 @@ def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
     settings = {key: value for key, value in SETTINGS.items() if f"WANDB_{key.upper()}" not in os.environ}
     # Its own lines repeat ours; `WANDB_SILENT=false` brings them back.
     settings |= {"finish_timeout_raises": True} | ({"silent": True} if "WANDB_SILENT" not in os.environ else {})
+    logs = Path(options["dir"]) / "wandb"
+    earlier = set(logs.glob("*run-*"))
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             run = wandb.init(mode=attempt, settings=wandb.Settings(**settings), **options)
@@ -281,6 +304,10 @@ def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
             return run, attempt
         except Exception as error:
             print(f"W&B: no {attempt} run ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+            # Else the id would stay taken in this process, and an empty log would be offered to `wandb sync`.
+            wandb.teardown()
+            for left in set(logs.glob("*run-*")) - earlier:
+                left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
     return None, "disabled"
 
 

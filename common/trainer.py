@@ -39,6 +39,8 @@ class Progress:
     """whole epochs done"""
     step: int = 0
     """optimizer steps done"""
+    measured: int = 0
+    """the step of the last epoch row, which follows the step by a validation"""
     best_epoch: int | None = None
     best_accuracy: float | None = None
     """validation accuracy of the best epoch"""
@@ -76,7 +78,11 @@ class Trainer:
         return self.progress.seconds + time.monotonic() - self.started
 
     def save(self, path: Path, sums: Tensor) -> None:
-        """Writes `last.pt`. Errors: `RunError` when it can't be written, and the earlier one is kept."""
+        """Writes `last.pt`. Errors: `RunError` when it can't be written, or the weights are not finite, which can be a step before
+        the loss is not; the earlier one is kept."""
+        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        norm, lr = nn.utils.get_total_norm(weights).item(), self.optimizer.param_groups[0]["lr"]
+        require_finite("the norm of the weights", norm, self.progress.step, lr)
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -169,17 +175,23 @@ class Recorder:
             from common import plots  # half a second of matplotlib, which no first step should wait for
 
             rows = [row for row in read_metrics(self.folder) if "train/loss" in row]
+            best = max(rows, key=lambda row: row.get("validation/accuracy", row["step"]))  # the last without validation
             with disk_errors(self.folder.loss_figure):
-                plots.save(plots.curves(rows, self.folder.read_summary().get("best/epoch")), self.folder.loss_figure)
+                plots.save(plots.curves(rows, best["epoch"]), self.folder.loss_figure)
             figures["loss"] = self.folder.loss_figure
         self.run.log(row, step, figures)
 
-    def rewind(self, step: int) -> None:
-        """Cuts metrics.jsonl back to `step`, the last that is saved, and sends W&B the rows that it lacks."""
+    def rewind(self, progress: Progress) -> None:
+        """Cuts metrics.jsonl back to what is saved, and sends W&B the rows that it lacks."""
         if self.run is None:
             return
-        rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
-        write_atomic(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+        def is_saved(row: dict[str, Any]) -> bool:
+            return row["step"] <= (progress.measured if "train/loss" in row else progress.step)
+
+        rows = [row for row in read_metrics(self.folder) if is_saved(row)]
+        with disk_errors(self.folder.metrics):
+            write_atomic(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
         for row in rows:
             self.run.log({key: value for key, value in row.items() if key not in ("step", "time")}, row["step"])
 
@@ -217,6 +229,23 @@ def ending(folder: RunFolder, progress: Progress, seconds: float, stopped: bool)
     return [*lines, f"next: python evaluate.py --checkpoint {folder.id}{place}"]
 
 
+def has_ended(task: Task, team: Team) -> bool:
+    """Whether a run to go on with has nothing left to do, and then says so. Errors: `UserError` when it is further than asked for."""
+    folder, progress = task.folder, task.trainer.progress
+    if progress.step > task.total_steps:
+        raise UserError(
+            f"--resume {folder.id}: the run is at step {progress.step} already, and with these --epochs and --max_steps would "
+            f"end after {task.total_steps}; leave them out, or make them larger"
+        )
+    ended = progress.measured == task.total_steps and folder.read_summary().get("status") == "finished"
+    if ended and team.main:
+        print(
+            f"nothing is left to train: {folder.id} has finished all its {task.total_steps} steps; to train longer, add --epochs "
+            "with more than before, or --max_steps where that was the end"
+        )
+    return ended
+
+
 @contextlib.contextmanager
 def recorded(config: TrainConfig, task: Task, team: Team) -> Iterator[Recorder]:
     """Around the training: makes the run's folder and W&B run, or takes them up again. What ends the block with an error is
@@ -227,6 +256,7 @@ def recorded(config: TrainConfig, task: Task, team: Team) -> Iterator[Recorder]:
         return
     with disk_errors(folder.path):
         if config.resume is None:
+            task.trainer.save(folder.last, task.trainer.sums)  # first, so that whatever can be seen can be resumed
             create_run(folder, config, task.split)
         else:
             save_config(folder, config)
@@ -248,7 +278,7 @@ def recorded(config: TrainConfig, task: Task, team: Team) -> Iterator[Recorder]:
         if config.resume is None:
             run.use_dataset(f"{config.dataset}-split", folder.split)
         recorder = Recorder(folder, run, team, config.log_weights)
-        recorder.rewind(task.trainer.progress.step)
+        recorder.rewind(task.trainer.progress)
         yield recorder
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -111,8 +111,8 @@ def test_two_hundred_runs_stay_below_30_mb(tmp_path: Path) -> None:
         "superclasses": tuple(f"group {n}" for n in range(20)),
         "superclass_of": tuple(n // 5 for n in range(100)),
     }
-    first = make_run(tmp_path / "runs", "run0", classes=classes, images_per_class=20, epochs=10, **groups)
-    noise = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), dtype=np.uint8)
+    first = make_run(tmp_path / "runs", "run0", classes=classes, images_per_class=10, epochs=4, **groups)
+    noise = np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)
     Image.fromarray(noise).save(first / "visualization" / "errors.png")
     for n in range(1, 200):
         shutil.copytree(first, tmp_path / "runs" / f"run{n}", copy_function=os.link)

@@ -43,7 +43,9 @@ def test_focal_loss_is_its_formula(gamma):
 def test_focal_loss_of_gamma_0_is_cross_entropy():
     logits, labels, soft = scored()
     for targets in (labels, soft):
-        torch.testing.assert_close(build_loss("focal", focal_gamma=0)(logits, targets), F.cross_entropy(logits, targets))
+        torch.testing.assert_close(
+            build_loss("focal", focal_gamma=0)(logits, targets), F.cross_entropy(logits, targets)
+        )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -98,7 +100,9 @@ def test_the_schedule_moves_all_groups_together_and_tells_the_heads_rate():
     optimizer = build_sgd(parameter_groups(tiny(), 0.1, 0, 0.25), 0.1, 0.9, False, CPU)
     for factor in (0.5, 0.1, 1.0):  # from the base rate each time, not from the last
         assert set_lr(optimizer, factor) == pytest.approx(0.1 * factor)
-        assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.025 * factor, 0.1 * factor])
+        assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx(
+            [0.025 * factor, 0.1 * factor]
+        )
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

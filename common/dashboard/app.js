@@ -157,6 +157,7 @@ function confusion_tab(run) {
     const what = i === j ? `of ${names[i]} were recognised` : `of ${names[i]} were taken for ${names[j]}`;
     const content = [el("p", {}, el("strong", {}, `${n} of ${total} images`), ` ${what} (${percent(total ? n / total : 0)}).`)];
     const wanted = run.thumbnails ? run.thumbnails.tiles.flatMap(([t, p], at) => row_of[t] === i && row_of[p] === j && t !== p ? [at] : []) : [];
+    if (wanted.length && wanted.length < n) content.push(el("p", {class: "note"}, `${Math.min(wanted.length, 48)} of them:`));
     if (wanted.length) content.push(tiles(run, wanted.slice(0, 48), ([t, p, sure]) => `${report.classes[t]}, taken for ${report.classes[p]}, ${percent(sure)} sure`));
     else if (n && i !== j) content.push(sentence(run.pictures_note || "The page holds no pictures of these.", {class: "note"}));
     found.replaceChildren(...content);
@@ -247,7 +248,8 @@ function pictures_tab(run) {
   return [
     run.pictures_note ? sentence(run.pictures_note, {class: "note"}) : null,
     el("div", {class: "pictures"}, run.pictures.map(({title, src}) =>
-      el("figure", {}, el("figcaption", {}, title), el("img", {src, alt: `${title} of run ${run.id}`})))),
+      el("figure", {}, el("figcaption", {}, title),
+        el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": title}, el("img", {src, alt: `${title} of run ${run.id}`}))))),
     run.pictures.length || run.pictures_note ? null : sentence(`No prediction grids yet: \`python visualize.py --checkpoint ${run.id}\``),
     ...run.predictions.length ? [el("h3", {}, "The newest grid in words"), table("Predictions", [
       {label: "Image", value: row => row.image}, {label: "True", value: row => row.true}, {label: "Predicted", value: row => row.predicted},

@@ -82,7 +82,7 @@ function draw_matrix(chart, matrix, on_cell) {
   }], {
     height: size, margin: {l: 10, r: 10, t: 10, b: 10}, shapes: edges.flatMap(at => [
       {type: "line", x0: at, x1: at, y0: -0.5, y1: end, line}, {type: "line", y0: at, y1: at, x0: -0.5, x1: end, line}]),
-    xaxis: {...axis("taken for"), ...ticks, tickangle: -90, tickfont: {size: 11}, showgrid: false, zeroline: false, range: [-0.5, end]},
+    xaxis: {...axis("taken for"), ...ticks, tickangle: few && names.every(name => name.length < 4) ? 0 : -90, tickfont: {size: 11}, showgrid: false, zeroline: false, range: [-0.5, end]},
     yaxis: {...axis("true"), ...ticks, tickfont: {size: 11}, showgrid: false, zeroline: false, range: [end, -0.5]},
   });
   chart.removeAllListeners("plotly_click");

@@ -241,7 +241,7 @@ def read_report(path: Path) -> dict[str, Any]:
     return {
         "split": str(raw["split"]),
         "dataset": {key: plain(raw["dataset"].get(key)) for key in ("name", "size")},
-        "checkpoint": {key: plain(raw["checkpoint"].get(key)) for key in ("sha256", "epoch")},
+        "checkpoint": {"sha256": str(raw["checkpoint"]["sha256"]), "epoch": number(raw["checkpoint"].get("epoch"))},
         "job_id": str(raw.get("job_id")),
         "wandb_url": web_address(raw.get("wandb_url")),
         "classes": classes,
@@ -324,14 +324,18 @@ def lineage_of(path: Path, split: dict, tracking: dict, report: dict | None) -> 
         steps.append(("Dataset", str(split.get("dataset")), [*lines, *artifacts("dataset")], None))
     jobs = tracking.get("runs", [])
     modes = [f"W&B {job.get('job_type')}: {job.get('mode')}, project {job.get('project')}" for job in jobs]
-    steps.append(("Run", path.name, modes or ["Not recorded by W&B"], None))
+    steps.append(("Run", path.name, list(dict.fromkeys(modes)) or ["Not recorded by W&B"], None))
     if (path / "checkpoints" / "best.safetensors").exists():
         digests = [digest(a.get("digest")) for a in tracking.get("artifacts", []) if a["type"] == "model"][-1:]
         steps.append(("Model", "checkpoints/best.safetensors", [*dict.fromkeys(artifacts("model")), *digests], None))
     if report:
         of = report["checkpoint"]
         title = f"{report['split']} set of {report['dataset']['name']}"
-        lines = [f"of the model {digest(of['sha256'])}", f"after epoch {of['epoch']}", f"W&B run {report['job_id']}"]
+        lines = [
+            f"of the model {digest(of['sha256'])}",
+            f"after epoch {of['epoch'] or 0:g}",
+            f"W&B run {report['job_id']}",
+        ]
         steps.append(("Evaluation", title, lines, report["wandb_url"]))
     return [dict(zip(("kind", "title", "lines", "url"), step, strict=True)) for step in steps]
 
