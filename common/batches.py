@@ -20,6 +20,7 @@ from common.runtime import seed_for
 # ImageNet's, per channel, for images in [0, 1]: what torchvision's weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+_MAPPED_AROUND = 64 << 10  # bytes that Linux maps around a page that is touched
 
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
@@ -150,7 +151,7 @@ class Batches:
                 images = torch.from_numpy(ahead.pop().result())
                 if following is not None:
                     ahead.append(reader.submit(read, following.numpy()))
-                unreleased += images.nbytes
+                unreleased += images.nbytes + len(images) * _MAPPED_AROUND
                 if unreleased > 64 << 20:
                     release(self.images)
                     unreleased = 0
@@ -238,5 +239,5 @@ def mixing(mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> Mix | N
 def progressive_size(epoch: int, epochs: int, start: int | None, end: int) -> int:
     """Side in pixels during `epoch`: grows linearly from `start` to `end` over the first half of the epochs, in multiples of
     16. After Howard's progressive resizing (fastai, DAWNBench 2018)."""
-    share = min(1.0, epoch / max(1, epochs // 2))
+    share = min(1.0, epoch / (epochs // 2)) if epochs > 1 else 1.0
     return end if start is None or share == 1 else start + int(share * (end - start)) // 16 * 16

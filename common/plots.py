@@ -6,7 +6,6 @@ so they are shortened, wrapped where space is short, and never read as mathemati
 
 import math
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +45,15 @@ def plain(text: str) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters; breaks after spaces, `_` and `-`, and inside a word only if it must."""
-    parts = re.sub(r"([_\-/])", "\\1\u200b", text).replace("\u200b", " \u200b")
-    lines = textwrap.wrap(parts, width, break_on_hyphens=False) or [""]
-    return [line.replace(" \u200b", "").replace("\u200b", "") for line in lines]
+    """Lines of at most `width` characters; breaks after spaces, `_`, `-` and `/`, and inside a word only if it must."""
+    lines = [""]
+    for piece in re.findall(r"[^ _/-]*[ _/-]+|[^ _/-]+", text):
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip() for line in lines]
 
 
 # --- training --------------------------------------------------------------------------------------------------------

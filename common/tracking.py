@@ -294,8 +294,8 @@ def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
     settings = {key: value for key, value in SETTINGS.items() if f"WANDB_{key.upper()}" not in os.environ}
     # Its own lines repeat ours; `WANDB_SILENT=false` brings them back.
     settings |= {"finish_timeout_raises": True} | ({"silent": True} if "WANDB_SILENT" not in os.environ else {})
-    logs = Path(options["dir"]) / "wandb"
-    earlier = set(logs.glob("*run-*"))
+    logs, its_own = Path(options["dir"]) / "wandb", f"*run-*-{options['id']}"
+    earlier = set(logs.glob(its_own))
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             run = wandb.init(mode=attempt, settings=wandb.Settings(**settings), **options)
@@ -306,8 +306,8 @@ def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
             print(f"W&B: no {attempt} run ({' '.join(str(error).split())[:200]})", file=sys.stderr)
             # Else the id would stay taken in this process, and an empty log would be offered to `wandb sync`.
             wandb.teardown()
-            for left in set(logs.glob("*run-*")) - earlier:
-                left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
+            for left in set(logs.glob(its_own)) - earlier:
+                shutil.rmtree(left, ignore_errors=True)
     return None, "disabled"
 
 

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-
 from helpers import ROOT, Malicious, run_script, script_environment
 
 # In one process, since importing torch takes longer than all the cases: each script as `python script flags…` would run it.
@@ -196,7 +195,6 @@ def test_bad_input_is_refused_with_one_line_and_nothing_written(results, number)
     "script, flags, named",
     [
         ("train.py", ("--preset", "digits", "--run_id", "../escape"), "--run_id"),
-        ("evaluate.py", ("--checkpoint", "malicious.pth"), "malicious.pth"),
         ("sweep.py", ("words.txt",), "words.txt"),
     ],
 )
