@@ -45,10 +45,10 @@ class AblationConfig:
     """Photos in train/<class>/."""
     image_size: int = 32
     progressive_from: int = 16
-    epochs: int = 8
+    epochs: int = 6
     batch_size: int = 64
     lr: float = 0.02
-    validation_fraction: float = 0.2
+    validation_fraction: float = 0.4
     seeds: int = 3
     minutes: float = 60.0
     """No run begins later."""
@@ -71,7 +71,16 @@ def train(config: AblationConfig, row: str, seed: int) -> None:
     if finished(folder):
         return
     shutil.rmtree(folder.path, ignore_errors=True)
-    own = ("data_dir", "image_size", "progressive_from", "epochs", "batch_size", "lr", "validation_fraction", "runs_dir")
+    own = (
+        "data_dir",
+        "image_size",
+        "progressive_from",
+        "epochs",
+        "batch_size",
+        "lr",
+        "validation_fraction",
+        "runs_dir",
+    )
     flags = {
         **{"preset": "best", "dataset": "folder", "weights": "none", "log_weights": False},
         **{name: getattr(config, name) for name in own},

@@ -38,7 +38,9 @@ def main(config: FeaturesConfig) -> None:
     images, labels = small_images(config.images)
     model = set_trainable(build_model("resnext50_32x4d", CLASSES, "none"), "head")
     model = model.to(device, memory_format=torch.channels_last)
-    batches = Batches(images, labels, torch.arange(len(images)), config.batch_size, config.image_size, device, training=True)
+    batches = Batches(
+        images, labels, torch.arange(len(images)), config.batch_size, config.image_size, device, training=True
+    )
     loader = lab_loader(images, labels, config.batch_size, config.image_size)
     lab_steps, lab_stream = len(loader), lab_training(lab_model(frozen_backbone=True), loader, device)
     loss_fn, scaler = build_loss("cross_entropy"), torch.amp.GradScaler(cpu.type, enabled=False)

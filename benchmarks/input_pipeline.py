@@ -34,7 +34,15 @@ def measure(config: InputPipelineConfig, size: int, augment: bool) -> list[str]:
     images, labels = small_images(config.batch_size * config.batches)
     kind = "basic" if augment else "none"
     mine = Batches(
-        images, labels, torch.arange(len(images)), config.batch_size, size, torch.device("cpu"), augment=kind, flip=True, training=True
+        images,
+        labels,
+        torch.arange(len(images)),
+        config.batch_size,
+        size,
+        torch.device("cpu"),
+        augment=kind,
+        flip=True,
+        training=True,
     )
     loader = lab_loader(images, labels, config.batch_size, size, augment=augment)
     epochs = itertools.count()

@@ -48,7 +48,13 @@ def small_images(count: int) -> tuple[Tensor, Tensor]:
 
 
 def lab_loader(
-    images: Tensor, labels: Tensor, batch_size: int, image_size: int, shuffle: bool = True, workers: int = 0, augment: bool = False
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    image_size: int,
+    shuffle: bool = True,
+    workers: int = 0,
+    augment: bool = False,
 ) -> DataLoader:
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
     dataset = LabDataset(arrays, labels.tolist(), image_size, augment)

@@ -114,7 +114,12 @@ def child(config: MemoryConfig) -> None:
 
 
 def run_child(config: MemoryConfig, kind: str, folder: str, **environment: str) -> float:
-    flags = {"image_size": config.image_size, "batch_size": config.batch_size, "steps": config.steps, "images": config.images}
+    flags = {
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "steps": config.steps,
+        "images": config.images,
+    }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     command = ["-m", "benchmarks.memory", "--child", kind, "--folder", folder, *words]
     return in_child(command, WANDB_MODE="offline", WANDB_SILENT="true", **environment)["mib"]
@@ -129,7 +134,12 @@ def compare(config: MemoryConfig) -> None:
                 peaks[side].append(run_child(config, side, folder))
     share = [mine / theirs for mine, theirs in zip(peaks["project"], peaks["lab"], strict=True)]
     print(f"### memory, {config.images:,} images, {config.image_size} px, batch {config.batch_size}\n")
-    cells = [spread(peaks["project"], 0), spread(peaks["lab"], 0), spread(share), verdict(statistics.median(share), 1, False)]
+    cells = [
+        spread(peaks["project"], 0),
+        spread(peaks["lab"], 0),
+        spread(share),
+        verdict(statistics.median(share), 1, False),
+    ]
     print(table(["project, MiB at most", "lab", "of the lab", "goal"], [cells]), flush=True)
 
 
@@ -166,7 +176,14 @@ def mapped(config: MemoryConfig) -> None:
             size = 3 * config.image_size**2 * count / 2**20
             rows.append([f"{count:,}", f"{size:.0f}", *cells])
     print(f"### memory, photos at {config.image_size} px; a set from 256 MiB on is mapped\n")
-    header = ["photos", "decoded, MiB", "MiB at most, decoding", "seconds in all", "MiB at most, reused", "seconds in all"]
+    header = [
+        "photos",
+        "decoded, MiB",
+        "MiB at most, decoding",
+        "seconds in all",
+        "MiB at most, reused",
+        "seconds in all",
+    ]
     print(table(header, rows), flush=True)
 
 

@@ -86,7 +86,9 @@ def main(config: StartupConfig) -> None:
     cold = None
     if hasattr(os, "posix_fadvise"):
         # In a process of its own: what this one has mapped, the system keeps.
-        subprocess.run([sys.executable, "-c", "from benchmarks.startup import forget_files as f; f()"], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-c", "from benchmarks.startup import forget_files as f; f()"], cwd=ROOT, check=True
+        )
         cold = start()
     warm = [start() for _ in range(config.rounds)]
     command = [sys.executable, "train.py", "--help"]

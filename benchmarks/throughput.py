@@ -60,7 +60,10 @@ def bare_training(batch_size: int, image_size: int, device: torch.device, amp=No
     model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=device.type == "cuda")
     inputs = torch.randn(batch_size, 3, image_size, image_size, device=device)
-    inputs, targets = inputs.contiguous(memory_format=torch.channels_last), torch.arange(batch_size, device=device) % CLASSES
+    inputs, targets = (
+        inputs.contiguous(memory_format=torch.channels_last),
+        torch.arange(batch_size, device=device) % CLASSES,
+    )
     while True:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
             loss = torch.nn.functional.cross_entropy(model(inputs), targets)
@@ -95,7 +98,11 @@ def measure(config: ThroughputConfig, size: int) -> list[str]:
     }
     seconds = alternate({name: turns(stream, steps, device) for name, stream in streams.items()}, config.rounds)
     of_ceiling, of_lab = (ratios(seconds[other], seconds["project"]) for other in ("bare", "lab"))
-    goals = [f"of the ceiling {verdict(statistics.median(of_ceiling), GOALS_CEILING[size])}"] if size in GOALS_CEILING else []
+    goals = (
+        [f"of the ceiling {verdict(statistics.median(of_ceiling), GOALS_CEILING[size])}"]
+        if size in GOALS_CEILING
+        else []
+    )
     goals += [f"of the lab {verdict(statistics.median(of_lab), GOALS_LAB[size])}"] if size in GOALS_LAB else []
     speeds = [f"{config.batch_size * steps / statistics.median(seconds[name]):.1f}" for name in streams]
     return [str(size), *speeds, spread(of_ceiling, 3), spread(of_lab), "; ".join(goals)]

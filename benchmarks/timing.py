@@ -91,5 +91,7 @@ def in_child(command: Sequence[str], **environment: str) -> dict[str, Any]:
     )
     results = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     if done.returncode or not results:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
     return json.loads(results[-1].removeprefix(RESULT))

@@ -50,7 +50,16 @@ def measure(config: TrackingConfig, folder: str) -> None:
     images, labels = small_images(1000)
     names = tuple(f"class {i}" for i in range(CLASSES))
     data = Dataset("cifar100", images, labels, names, None, None, flip=True)
-    flags = ["--weights", "none", "--image_size", config.image_size, "--batch_size", config.batch_size, "--device", "cpu"]
+    flags = [
+        "--weights",
+        "none",
+        "--image_size",
+        config.image_size,
+        "--batch_size",
+        config.batch_size,
+        "--device",
+        "cpu",
+    ]
     train_config = parse_train([*map(str, flags), "--runs_dir", folder])
     with patch.object(tasks, "load_dataset", lambda *_: data):
         task = tasks.prepare(train_config, Team(), torch.device("cpu"))
@@ -96,7 +105,9 @@ def measure(config: TrackingConfig, folder: str) -> None:
     step_seconds = seconds.pop("step")
     total, rows = [0.0] * config.rounds, []
     for name, values in seconds.items():
-        share = [100 * per_epoch[name] * value / steps / whole for value, whole in zip(values, step_seconds, strict=True)]
+        share = [
+            100 * per_epoch[name] * value / steps / whole for value, whole in zip(values, step_seconds, strict=True)
+        ]
         total = [before + more for before, more in zip(total, share, strict=True)]
         milliseconds = [1000 * value for value in values]
         rows.append([name, spread(milliseconds, 3), f"{per_epoch[name]:,}", spread(share, 4), ""])

@@ -14,13 +14,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from common.photos import is_mapped, release
+from common.photos import mapped_file
 from common.runtime import seed_for
 
 # ImageNet's, per channel, for images in [0, 1]: what torchvision's weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_MAPPED_AROUND = 64 << 10  # bytes that Linux maps around a page that is touched
 
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
@@ -96,9 +95,11 @@ class Batches:
         self.indices, self.batch_size, self.image_size, self.device = indices, batch_size, image_size, device
         self.augment, self.flip, self.seed, self.training, self.mix = augment, flip, seed, training, mix
         self.rank, self.world = rank, world
-        # A set larger than memory stays a mapped file, of which a batch is read while the last one computes.
-        self.mapped = is_mapped(images)
-        self.images = images if self.mapped else images.to(device)
+        # A set larger than memory stays a file, of which a batch is read while the last one computes.
+        mapped = mapped_file(images)
+        self.images = images.to(device) if mapped is None else images
+        self.file = None if mapped is None else open(mapped.filename, "rb", buffering=0)
+        self.start = 0 if mapped is None else mapped.offset + images.storage_offset()
         self.labels = labels.to(device)
 
     def __len__(self) -> int:
@@ -136,14 +137,20 @@ class Batches:
 
     def _read(self, batches: list[Tensor]) -> Iterator[Tensor]:
         """uint8 images of each batch, on the device."""
-        if not self.mapped:
+        if self.file is None:
             for indices in batches:
                 yield self.images[indices.to(self.device, non_blocking=True)]
             return
-        source, unreleased = self.images.numpy(), 0
 
-        def read(indices: np.ndarray) -> np.ndarray:  # NumPy alone: a second thread in torch would start a second team
-            return source[indices]
+        # Not through the mapping: a page that is touched there can bring 2 MB around it into resident memory. And by NumPy
+        # alone: a second thread in torch would start a second team.
+        def read(indices: np.ndarray) -> np.ndarray:
+            images = np.empty((len(indices), *self.images.shape[1:]), np.uint8)
+            for image, index in zip(images, indices.tolist(), strict=True):
+                self.file.seek(self.start + index * image.nbytes)
+                if self.file.readinto(image) != image.nbytes:
+                    raise OSError(f"{self.file.name} ends too early")
+            return images
 
         with ThreadPoolExecutor(1) as reader:
             ahead = [reader.submit(read, indices.numpy()) for indices in batches[:1]]
@@ -151,10 +158,6 @@ class Batches:
                 images = torch.from_numpy(ahead.pop().result())
                 if following is not None:
                     ahead.append(reader.submit(read, following.numpy()))
-                unreleased += images.nbytes + len(images) * _MAPPED_AROUND
-                if unreleased > 64 << 20:
-                    release(self.images)
-                    unreleased = 0
                 yield images.to(self.device, non_blocking=True)
 
 

@@ -96,9 +96,14 @@ def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Te
     return _as_tensor(images)
 
 
+def mapped_file(images: torch.Tensor) -> np.memmap | None:
+    """The file that the images are a mapping of; None when they are in memory."""
+    return _mapped.get(images.untyped_storage().data_ptr()) if _mapped else None
+
+
 def is_mapped(images: torch.Tensor) -> bool:
     """Whether the images are a mapped file, read when touched."""
-    return images.untyped_storage().data_ptr() in _mapped
+    return mapped_file(images) is not None
 
 
 def release(images: torch.Tensor) -> None:

@@ -323,7 +323,9 @@ def of_report(report: dict[str, Any], images: NDArray) -> dict[str, Figure]:
         }
         rows = [(name, [Tile(images[i]) for i in comparison[key][:IMAGES_A_SIDE]]) for name, key in sides.items()]
         if rows := [row for row in rows if row[1]]:
-            figures["comparison"] = sheet(rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2)
+            figures["comparison"] = sheet(
+                rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2
+            )
     return figures
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import wandb
 
-from common.files import sha256_of, write_json
+from common.errors import RunError
+from common.files import disk_errors, sha256_of, write_json
 from common.runs import RunFolder
 
 PROJECT = "resnext-finetuning"
@@ -46,12 +47,14 @@ def choose_mode() -> str:
 
 
 def _safely(method: Callable) -> Callable:
-    """W&B's errors are said once a run, and the program goes on."""
+    """W&B's errors are said once a run, and the program goes on; a full disk is not W&B's."""
 
     @functools.wraps(method)
     def call(self: "Run", *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
+        except RunError:
+            raise
         except Exception as error:
             self._trouble(f"{method.__name__} failed: {error}")
 
@@ -225,7 +228,8 @@ class Run:
     def _remember(self, kind: str, entry: dict[str, Any]) -> None:
         known = self.folder.read_tracking()
         known[kind] = [*known[kind], entry]
-        write_json(self.folder.tracking, known)
+        with disk_errors(self.folder.tracking):
+            write_json(self.folder.tracking, known)
 
 
 def start(
@@ -278,7 +282,8 @@ def start(
         record["entity"] = run.entity or entity
     known = folder.read_tracking()
     known["runs"] = [other for other in known["runs"] if other["id"] != run_id] + [record]
-    write_json(folder.tracking, known)
+    with disk_errors(folder.tracking):
+        write_json(folder.tracking, known)
     tracked = Run(folder, record, run)
     if run is not None and earlier and earlier["dirs"]:
         tracked._last_step = (

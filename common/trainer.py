@@ -274,7 +274,8 @@ def recorded(config: TrainConfig, task: Task, team: Team) -> Iterator[Recorder]:
     )
     try:
         run.set_summary(task.facts)
-        folder.update_summary(wandb_url=run.url)
+        with disk_errors(folder.summary):
+            folder.update_summary(wandb_url=run.url)
         if config.resume is None:
             run.use_dataset(f"{config.dataset}-split", folder.split)
         recorder = Recorder(folder, run, team, config.log_weights)

@@ -1,6 +1,7 @@
 """A batch is a function of (seed, epoch, step), and its pixels are those that torchvision would make."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,16 +161,35 @@ def test_two_processes_share_the_batches_of_one(augment, mix):
             assert torch.equal(shares[rank][step][1], labels[rank::2])
 
 
+def mapped_set(path: Path, shape: tuple[int, ...], monkeypatch) -> torch.Tensor:
+    """A file of zeros, mapped as `common.photos` maps one."""
+    file = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    tensor = torch.from_numpy(file)
+    storage = tensor.untyped_storage().data_ptr()
+    found = {storage: file}
+    monkeypatch.setattr(module, "mapped_file", lambda images: found.get(images.untyped_storage().data_ptr()))
+    return tensor
+
+
 def test_a_mapped_set_gives_the_batches_of_one_in_memory(tmp_path, monkeypatch):
-    released = []
-    file = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, images().shape)
-    file[:] = images().numpy()
-    mapped = torch.from_numpy(file)
-    monkeypatch.setattr(module, "is_mapped", lambda pictures: pictures is mapped)
-    monkeypatch.setattr(module, "release", released.append)
-    assert make(mapped).mapped and not make().mapped
+    mapped = mapped_set(tmp_path / "images.npy", images().shape, monkeypatch)
+    mapped.copy_(images())
+    assert make(mapped).file and not make().file
     assert_same(make().epoch(1, 2), make(mapped).epoch(1, 2))
+    assert_same(make(images()[20:]).epoch(0), make(mapped[20:]).epoch(0))
     assert list(make(mapped).epoch(0, len(make()))) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_reading_a_mapped_set_keeps_it_out_of_memory(tmp_path, monkeypatch):
+    mapped = mapped_set(tmp_path / "images.npy", (20_000, 3, 64, 64), monkeypatch)  # 246 MB
+    batches = Batches(mapped, torch.zeros(20_000), torch.arange(20_000), 500, 64, CPU, training=True)
+
+    def resident_megabytes() -> float:
+        return int(Path("/proc/self/status").read_text().partition("RssFile:")[2].split()[0]) / 1024
+
+    before = resident_megabytes()
+    assert max(resident_megabytes() for _ in batches.epoch(0)) - before < 50
 
 
 def test_images_are_brought_to_the_size_asked_for():

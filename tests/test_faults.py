@@ -20,7 +20,7 @@ FLAGS = (
     *("--preset", "digits", "--device", "cpu", "--batch_size", 16, "--image_size", 16, "--log_every", 1),
     *("--max_steps", 4, "--run_id", "run"),
 )  # fmt: skip
-PATIENCE = 240  # seconds that a busy machine may take for what takes seconds
+PATIENCE = 600  # seconds that a busy machine may take for what takes seconds
 
 
 def steps_of(run: Path) -> list[int]:

@@ -1,6 +1,9 @@
 """A head trained on kept features is the head that would have been trained on images; what is frozen costs nothing."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +15,7 @@ from common.batches import Batches
 from common.config import TrainConfig
 from common.distributed import Team
 from common.engine import predict, train_step
-from common.features import backbone_of, cache_key, extract, read_features, with_cached_features
+from common.features import FeatureBatches, backbone_of, cache_key, extract, read_features, with_cached_features
 from common.model import set_trainable
 from common.optimization import build_loss, build_sgd, parameter_groups
 
@@ -109,6 +112,36 @@ def test_the_backbone_sees_each_image_once_a_view(augment, views):
         for epoch in range(3):
             list(network_input.epoch(epoch))
     assert sum(seen) == views * COUNT + (30 - COUNT)
+
+
+@dataclass(frozen=True)
+class TeamOfThreads(Team):
+    parts: dict[int, torch.Tensor] = field(default_factory=dict)
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+
+    def gather(self, mine: torch.Tensor) -> torch.Tensor:
+        self.parts[self.rank] = mine
+        self.barrier.wait(120)
+        gathered = torch.cat([self.parts[rank] for rank in range(self.world)])
+        self.barrier.wait(120)
+        return gathered
+
+
+def test_two_processes_compute_half_of_the_features_each_and_keep_all():
+    first = TeamOfThreads(0, 2)
+    teams, models, labels = [first, replace(first, rank=1)], [tiny(), tiny()], make().labels[make().indices]
+    expected = extract(tiny(), make(), 2, None, Team(), lambda: False, "")
+
+    def extracted(team: Team) -> torch.Tensor:
+        return extract(models[team.rank], make(rank=team.rank, world=2), 2, None, team, lambda: False, "")
+
+    with ThreadPoolExecutor(2) as pool:
+        for features in pool.map(extracted, teams):
+            torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    alone, *shares = [FeatureBatches(expected, labels, 8, 3, team).epoch(1) for team in (Team(), *teams)]
+    for (features, _), *parts in zip(alone, *shares, strict=True):
+        for rank, (part, _) in enumerate(parts):
+            assert torch.equal(part, features[rank::2])
 
 
 def test_no_validation_images_have_no_features():

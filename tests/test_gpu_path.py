@@ -113,6 +113,13 @@ def test_kept_features_lie_on_the_device(fake):
         assert features.device == labels.device == GPU and features.shape[1:] == (7,)
 
 
+def test_frozen_statistics_stay_frozen_when_several_gpus_share_theirs():
+    model = set_trainable(tiny_architectures()["resnext50_32x4d"](num_classes=10), "partial")
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    assert isinstance(model.bn1, nn.SyncBatchNorm)
+    assert not model.bn1.training and not model.layer2[0].bn1.training and model.layer3[0].bn1.training
+
+
 @pytest.fixture
 def two_gpus(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -100,8 +100,8 @@ def test_at_100_classes_superclasses_stand_together_between_lines():
     assert len(axes.patches) == 20
 
 
-def test_a_thousand_classes_still_make_a_picture(tmp_path):
-    plots.save(plots.confusion(random_confusion(1000), [f"class {n}" for n in range(1000)]), tmp_path / "c.png", dpi=50)
+def test_hundreds_of_classes_still_make_a_picture(tmp_path):
+    plots.save(plots.confusion(random_confusion(300), [f"class {n}" for n in range(300)]), tmp_path / "c.png", dpi=50)
     with Image.open(tmp_path / "c.png") as picture:
         assert max(picture.size) < 2000
 

@@ -19,14 +19,16 @@ FLAGS = (
     *("--preset", "digits", "--device", "cpu", "--epochs", 2, "--batch_size", 50, "--image_size", 16, "--log_every", 2),
     *("--max_steps", 32, "--checkpoint_every", 4, "--ema_decay", 0.9, "--mixup_alpha", 0.2, "--nesterov", True),
 )  # fmt: skip
-PATIENCE = 240  # seconds that a busy machine may take for what takes a second
+PATIENCE = 600  # seconds that a busy machine may take for what takes a second
 
 
-def start(*flags: object, cwd: Path, env: dict[str, str]) -> subprocess.Popen:
+def start(*flags: object, cwd: Path, env: dict[str, str], new_session: bool = False) -> subprocess.Popen:
     """`python train.py flags…`, whose output goes to files, so that it never waits for a reader."""
     command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
     with open(cwd / "stdout.txt", "w") as out, open(cwd / "stderr.txt", "w") as err:
-        return subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=err, text=True)
+        return subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=out, stderr=err, text=True, start_new_session=new_session
+        )
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:

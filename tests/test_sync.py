@@ -1,0 +1,129 @@
+"""What was done with no server reaches it later, whole and once, also from another place than where it was done."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers import run_script, script_environment
+from wandb_backend import Backend
+
+from common.runs import resolve_checkpoint
+
+FLAGS = (
+    *("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 2),
+    *("--log_every", 1, "--run_id", "run"),
+)  # fmt: skip
+MODEL = "resnext50_32x4d-digits:best"
+
+
+def state_of(backend: Backend) -> dict:
+    """All that would show that something was sent twice."""
+    return {
+        "rows": {run.id: run.rows for run in backend.runs.values()},
+        "files": {run.id: run.files for run in backend.runs.values()},
+        "artifacts": [(a.id, a.state, a.aliases, a.files) for a in backend.artifacts],
+        "starts": {run.id: run.starts for run in backend.runs.values()},
+    }
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory) -> SimpleNamespace:
+    """A run trained and evaluated offline, what was kept of its weights, and its folder moved, with nothing left behind."""
+    old, new = tmp_path_factory.mktemp("old"), tmp_path_factory.mktemp("new")
+    env = script_environment(old, WANDB_MODE="offline")
+    trained = run_script("train.py", *FLAGS, cwd=old, env=env)
+    evaluated = run_script("evaluate.py", "--checkpoint", MODEL, "--device", "cpu", cwd=old, env=env)
+    best = old / "runs" / "run" / "checkpoints" / "best.safetensors"
+    copies = [path.name for path in old.rglob("*") if path.is_file() and path.stat().st_size >= best.stat().st_size]
+    shutil.copytree(old / "runs", new / "elsewhere", symlinks=True)
+    shutil.rmtree(old)
+    return SimpleNamespace(
+        place=new,
+        folder=new / "elsewhere" / "run",
+        copies=copies,
+        said=trained.stdout,
+        evaluated=evaluated.stdout,
+    )
+
+
+@pytest.fixture(scope="module")
+def synced(offline) -> Iterator[SimpleNamespace]:
+    """The server after three calls of sync.py: while it refuses data, when it takes it, and once more."""
+    with Backend() as backend:
+        env = script_environment(offline.place, WANDB_MODE=None, **backend.env(offline.place))
+
+        def sync(status: int) -> str:
+            done = run_script("sync.py", "--runs_dir", "elsewhere", cwd=offline.place, env=env, status=status)
+            assert "Traceback" not in done.stderr, done.stderr
+            return done.stdout
+
+        backend.fault = "full"
+        refused = sync(1)
+        backend.fault = None
+        accepted, before = sync(0), state_of(backend)
+        again, after = sync(0), state_of(backend)
+        yield SimpleNamespace(backend=backend, refused=refused, accepted=accepted, again=again, states=(before, after))
+        assert not backend.unknown
+
+
+def test_offline_an_artifact_s_name_and_a_run_s_id_mean_the_run_s_weights(offline):
+    report = json.loads((offline.folder / "evaluation" / "report.json").read_text())
+    assert report["checkpoint"]["artifact"] == MODEL and len(report["checkpoint"]["sha256"]) == 64
+    best = offline.folder / "checkpoints" / "best.safetensors"
+    for name in ("run", MODEL, "resnext50_32x4d-digits:latest", "resnext50_32x4d-digits:v0", "resnext50_32x4d-digits"):
+        assert resolve_checkpoint(name, offline.folder.parent)[0] == best
+
+
+def test_an_offline_run_keeps_few_copies_of_its_weights(offline):
+    assert {"last.pt", "best.safetensors"} <= set(offline.copies) and len(offline.copies) <= 3, offline.copies
+
+
+def test_the_commands_that_send_are_printed(offline):
+    assert "send: wandb sync runs/run/wandb/offline-run-" in offline.said and "python sync.py run" in offline.said
+    assert "wandb leet runs/run/wandb/offline-run-" in offline.evaluated
+
+
+def test_while_the_server_refuses_data_something_is_missing(synced):
+    assert "incomplete" in synced.refused and "0 of 8" in synced.refused
+
+
+def test_a_moved_run_arrives_whole(synced, offline):
+    run, backend = synced.backend.runs["run"], synced.backend
+    local = [json.loads(line) for line in (offline.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["_step"] for row in run.rows] == [row["step"] for row in local] == list(range(1, 9))
+    for sent, row in zip(run.rows, local, strict=True):
+        assert all(sent[key] == pytest.approx(value) for key, value in row.items() if key not in ("step", "time"))
+    assert (run.state, run.job_type, run.config["epochs"]) == ("finished", "train", 2)
+    assert "best/validation_accuracy" in run.summary
+    figures = [row["loss"]["path"] for row in run.rows if "loss" in row]
+    assert len(figures) == 2 and all(run.files[figure].startswith(b"\x89PNG") for figure in figures)
+    weights = (offline.folder / "checkpoints" / "best.safetensors").read_bytes()
+    model = backend.artifact(MODEL)
+    assert model is not None and model is backend.artifact("resnext50_32x4d-digits:latest")
+    assert (model.version, model.files, model.created_by) == ("v0", {"best.safetensors": weights}, "run")
+    assert model.metadata["run_id"] == "run"
+    assert backend.artifact("digits-split").files == {"split.json": (offline.folder / "split.json").read_bytes()}
+    assert "8 of 8" in synced.accepted and "incomplete" not in synced.accepted
+
+
+def test_a_moved_evaluation_arrives_whole(synced, offline):
+    (run,) = [run for run in synced.backend.runs.values() if run.job_type == "evaluate"]
+    report = json.loads((offline.folder / "evaluation" / "report.json").read_text())
+    media = {key: value for row in run.history for key, value in row.items() if isinstance(value, dict)}
+    assert [row["_step"] for row in run.rows] == list(range(len(run.rows)))
+    assert all(name in run.files for name in media["figures"]["filenames"])
+    tables = [artifact for artifact in synced.backend.artifacts if artifact.type == "run_table"]
+    for key in report["tables"]:
+        local = json.loads((offline.folder / "evaluation" / "tables" / f"{key.replace('/', '-')}.json").read_text())
+        assert json.loads(run.files[media[key]["path"]])["columns"] == local["columns"]
+        assert any(f"{key.replace('/', '')}" in table.name and table.files for table in tables), key
+    assert run.summary["run_id"] == "run"
+
+
+def test_syncing_twice_adds_nothing(synced):
+    before, after = synced.states
+    assert before == after
+    assert "already there" in synced.again and "sent" not in synced.again
