@@ -27,10 +27,10 @@ def main(config: EvaluateConfig) -> None:
     amp = choose_amp(config.amp, device)
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config))
     data, indices = load_part(loaded, config.split, config.dataset, config.data_dir)
-    theirs = None
     if config.compare:
-        other = evaluation_folder(find_run(config.runs_dir, config.compare, "--compare"), config.split)
-        theirs = report.comparable(other, data.labels[indices].numpy(), indices.numpy(), data.classes)
+        other = find_run(config.runs_dir, config.compare, "--compare")
+        their_folder = evaluation_folder(other, config.split)
+        theirs = report.comparable(their_folder, data.labels[indices].numpy(), indices.numpy(), data.classes)
     output = evaluation_folder(loaded.folder, config.split)
     check_writable(output, "--runs_dir")
     print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}")
@@ -41,7 +41,7 @@ def main(config: EvaluateConfig) -> None:
 
         numbers = report.analyse(predictions, data.classes, data.superclasses, data.superclass_of, config.split)
         numbers["calibration"] = report.calibrate(predictions, validation, note)
-        numbers["comparison"] = report.compare(predictions, theirs, config.compare) if theirs else None
+        numbers["comparison"] = report.compare(predictions, theirs, other.id) if config.compare else None
         text = [
             report.classification_report(predictions, data.classes),
             report.headline(numbers),
@@ -96,7 +96,8 @@ def main(config: EvaluateConfig) -> None:
     print(f"\nresults: {output}: report.json, report.txt, predictions.npz and {len(figures)} figures")
     print(f"next:    python visualize.py --checkpoint {config.checkpoint or loaded.folder.id} --which errors")
     print("         python dashboard.py")
-    print("\n".join(run.hint()))
+    for line in run.hint():
+        print(line)
 
 
 def validation_answers(config: EvaluateConfig, loaded, device, amp):

@@ -79,7 +79,8 @@ def main(config: VisualizeConfig) -> None:
         right = sum(row["true"] == row["predicted"] for row in rows)
         print(f"{loaded.path}: {right} of {len(rows)} images right")
     print("\n".join(map(str, files)))
-    print("\n".join(run.hint()))
+    for line in run.hint():
+        print(line)
 
 
 if __name__ == "__main__":

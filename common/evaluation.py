@@ -18,6 +18,7 @@ from common.inference import Loaded
 from common.photos import cache_folder
 from common.report import Predictions
 from common.runs import RunFolder, load_config
+from common.trainer import memory_errors
 
 
 def downloader(config: EvaluateConfig | VisualizeConfig) -> Callable[[str], Path | None]:
@@ -80,7 +81,8 @@ def answers(
 ) -> Predictions:
     """The model's answers to the images at `indices`, in that order. Errors: `UserError` when they are not finite."""
     batches = Batches(data.images, data.labels, indices, batch_size, loaded.metadata["image_size"], device)
-    logits, labels = predict(loaded.model, batches.epoch(0), device, amp, len(batches), description)
+    with memory_errors(batch_size, device):
+        logits, labels = predict(loaded.model, batches.epoch(0), device, amp, len(batches), description)
     if not logits.isfinite().all():
         raise UserError(f"{loaded.path} gives numbers that are not finite; try --amp none, or another --checkpoint")
     return Predictions(logits.numpy(), labels.numpy(), indices.numpy())

@@ -50,7 +50,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"{path} can't be written ({error.strerror or error}); what was saved before is kept. "
-            f"Free space in {path.parent}, then go on with --resume"
+            f"Free space in {path.parent}, then run it again (train.py: with --resume)"
         ) from error
 
 

@@ -106,9 +106,9 @@ def pages(rows: Sequence[dict], pictures: NDArray, title: str, by_class: bool) -
 
 
 def _tile(row: dict, picture: NDArray) -> plots.Tile:
-    guess = f"{plots.shortened(row['predicted'])}, {row['confidence']:.0%}"
-    if row["true"] is None:
-        others = [f"{plots.shortened(name)}, {probability:.0%}" for name, probability in row["top5"][1:3]]
-        return plots.Tile(picture, "\n".join([plots.shortened(Path(row["file"]).name), guess, *others]))
-    caption = f"true: {plots.shortened(row['true'])}\npredicted: {guess}"
-    return plots.Tile(picture, caption, row["true"] == row["predicted"])
+    true, predicted = row["true"], plots.shortened(row["predicted"])
+    if true is None:
+        guesses = [f"{plots.shortened(name)}: {probability:.0%}" for name, probability in row["top5"][:3]]
+        return plots.Tile(picture, "\n".join([plots.shortened(Path(row["file"]).name), *guesses]))
+    caption = f"true: {plots.shortened(true)}\npredicted: {predicted}\nconfidence: {row['confidence']:.0%}"
+    return plots.Tile(picture, caption, true == row["predicted"])

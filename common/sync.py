@@ -1,6 +1,8 @@
 """What `sync.py` does: compares what a run told W&B with what the server has, sends, compares again, and logs again."""
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -20,8 +22,8 @@ class Synced:
     """rows of history that the server has, and that there are"""
     artifacts: tuple[int, int]
     """artifacts that the server has, and that there are"""
-    files: int
-    """files of the run on the server"""
+    files: tuple[int, int]
+    """images and tables that the server has, and that there are"""
     state: str
 
     @property
@@ -40,22 +42,69 @@ def sync_run(folder: RunFolder) -> list[Synced]:
 
 def _sync_one(folder: RunFolder, run: dict[str, Any], artifacts: list[dict[str, Any]]) -> Synced:
     directories = [path for path in (folder.path / directory for directory in run["dirs"]) if path.is_dir()]
-    steps = tracking.logged_steps(directories)
-    there = tracking.on_server(run)
-    state = "already there"
-    if not _whole(there, steps, artifacts):
-        state = "sent"
-        tracking.send(directories)
-        there = tracking.on_server(run)
-        if there is not None and (missing := [a for a in artifacts if not _arrived(a, there)]):
-            tracking.log_again(run, missing)
-            there = tracking.on_server(run)
-        if not _whole(there, steps, artifacts):
+    logs = {directory: tracking.logged_rows([directory]) for directory in directories}
+    rows = {step: row for log in logs.values() for step, row in log.items()}
+    files = media_files(directories)
+    wanted = Wanted(frozenset(rows), artifacts, frozenset(files))
+
+    there, state = tracking.on_server(run), "already there"
+    if wanted.missing_in(there):
+        state, last = "sent", max(there.steps, default=-1) if there else -1
+        # `wandb sync` appends all rows of a log, also those that had arrived before: a log that broke off goes on row by row.
+        broken_off = any(min(log) <= last < max(log) for log in logs.values() if log)
+        is_new = {directory: there is None or min(log, default=-1) > last for directory, log in logs.items()}
+        unsent = [directory for directory in directories if is_new[directory] and not broken_off]
+        if unsent:
+            tracking.send(unsent)
+            there = _settled(run, wanted)
+        if there is not None and wanted.missing_in(there):
+            tail = [] if unsent else [rows[step] for step in sorted(rows) if step > last]
+            lost = {name: path for name, path in files.items() if name not in there.files}
+            tracking.log_again(run, [a for a in artifacts if not _arrived(a, there)], tail, lost)
+            there = _settled(run, wanted)
+        if wanted.missing_in(there):
             state = "missing" if there is None else "incomplete"
-    rows = len(steps & there.steps) if there else 0
-    arrived = sum(_arrived(artifact, there) for artifact in artifacts) if there else 0
-    files = there.files if there else 0
-    return Synced(run["id"], run["job_type"], (rows, len(steps)), (arrived, len(artifacts)), files, state)
+    return Synced(
+        run["id"],
+        run["job_type"],
+        (len(wanted.steps & there.steps) if there else 0, len(wanted.steps)),
+        (sum(_arrived(artifact, there) for artifact in artifacts) if there else 0, len(artifacts)),
+        (len(wanted.files & there.files) if there else 0, len(files)),
+        state,
+    )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the server should have of a run."""
+
+    steps: frozenset[int]
+    artifacts: list[dict[str, Any]]
+    files: frozenset[str]
+
+    def missing_in(self, there: tracking.OnServer | None) -> bool:
+        if there is None:
+            return True
+        arrived = all(_arrived(artifact, there) for artifact in self.artifacts)
+        return not (arrived and self.steps <= there.steps and self.files <= there.files)
+
+
+def _settled(run: dict[str, Any], wanted: Wanted) -> tracking.OnServer | None:
+    """What the server has, once it has counted what was sent, which can take it a moment."""
+    for wait in (0, 1, 3):
+        time.sleep(wait)
+        there = tracking.on_server(run)
+        if not wanted.missing_in(there):
+            break
+    return there
+
+
+def media_files(directories: list[Path]) -> dict[str, Path]:
+    """The images and tables that W&B's logs of a run hold, by the names that they have on the server."""
+    roots = [directory / "files" for directory in directories]
+    return {
+        path.relative_to(root).as_posix(): path for root in roots for path in root.glob("media/**/*") if path.is_file()
+    }
 
 
 def expected_artifacts(folder: RunFolder, run_id: str) -> list[dict[str, Any]]:
@@ -78,10 +127,6 @@ def expected_artifacts(folder: RunFolder, run_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def _whole(there: tracking.OnServer | None, steps: set[int], artifacts: list[dict[str, Any]]) -> bool:
-    return there is not None and steps <= there.steps and all(_arrived(artifact, there) for artifact in artifacts)
-
-
 def _arrived(artifact: dict[str, Any], there: tracking.OnServer) -> bool:
     """Whether a version of that name holds these very files; of a Table, whether it is there at all."""
     if "table" in artifact:
@@ -93,6 +138,6 @@ def markdown_table(rows: list[Synced]) -> str:
     header = ["run", "job", "rows", "files", "artifacts", "state"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
-        rows_there, artifacts_there = (f"{a} of {b}" for a, b in (row.rows, row.artifacts))
-        lines.append([row.run, row.job_type, rows_there, str(row.files), artifacts_there, row.state])
+        counts = [f"{there} of {wanted}" for there, wanted in (row.rows, row.files, row.artifacts)]
+        lines.append([row.run, row.job_type, *counts, row.state])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -8,17 +8,22 @@ import base64
 import contextlib
 import functools
 import hashlib
+import http.client
 import json
 import os
 import re
 import secrets
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +61,7 @@ def _safely(method: Callable) -> Callable:
         except RunError:
             raise
         except Exception as error:
-            self._trouble(f"{method.__name__} failed: {error}")
+            self._trouble(f"{method.__name__.lstrip('_')} failed: {error}")
 
     return call
 
@@ -136,12 +141,17 @@ class Run:
             "run_id": self.id,
             "time": time.time(),
         }
-        known = self.folder.read_tracking()["artifacts"]
-        same = ("name", "aliases", "digest", "run_id")
-        if any(all(other[key] == artifact[key] for key in same) for other in known):
-            return  # as after a resume that had nothing left to train
-        self._remember("artifacts", artifact)
-        self._log_artifact(name, type, files, list(aliases), metadata or {})
+        # After a resume it may be logged already: an offline log has it, but a server may not, and recognizes what it has.
+        if self._remember_artifact(artifact) or self.mode == "online":
+            self._log_artifact(name, type, files, list(aliases), metadata or {})
+
+    def _remember_artifact(self, artifact: dict[str, Any]) -> bool:
+        """→ whether it is new."""
+        known, same = self.folder.read_tracking()["artifacts"], ("name", "aliases", "digest", "run_id")
+        new = not any(all(other[key] == artifact[key] for key in same) for other in known)
+        if new:
+            self._remember("artifacts", artifact)
+        return new
 
     @_safely
     def _log_artifact(self, name: str, type: str, files: Sequence[Path], aliases: list[str], metadata: dict) -> None:
@@ -168,7 +178,7 @@ class Run:
     def _remember_dataset(self, name: str, file: Path) -> None:
         artifact = {"name": name, "type": "dataset", "aliases": [], "digest": sha256_of(file), "metadata": {}}
         files = [self._relative(file)]
-        self._remember("artifacts", {**artifact, "files": files, "run_id": self.id, "time": time.time(), "used": True})
+        self._remember_artifact({**artifact, "files": files, "run_id": self.id, "time": time.time(), "used": True})
 
     @_safely
     def use_model(self, artifact: str | None, run_id: str) -> None:
@@ -279,7 +289,9 @@ def start(
     if run is not None:
         directory = Path(run.settings.sync_dir).resolve()
         record["dirs"].append(os.path.relpath(directory, folder.path.resolve()))
-        record["entity"] = run.entity or entity
+        # Under W&B's agent, the sweep says which run and project it is.
+        record["id"], record["project"], record["entity"] = run.id, run.project, run.entity or entity
+        run_id = run.id
     known = folder.read_tracking()
     known["runs"] = [other for other in known["runs"] if other["id"] != run_id] + [record]
     with disk_errors(folder.tracking):
@@ -287,21 +299,47 @@ def start(
     tracked = Run(folder, record, run)
     if run is not None and earlier and earlier["dirs"]:
         tracked._last_step = (
-            run.step - 1
-            if mode == "online"
-            else max(logged_steps(folder.path / d for d in earlier["dirs"]), default=-1)
+            run.step - 1 if mode == "online" else max(logged_rows(folder.path / d for d in earlier["dirs"]), default=-1)
         )
     return tracked
 
 
+def _variable(setting: str) -> str:
+    """The environment variable of a client's setting: those whose names begin with x_ have two underscores."""
+    return f"WANDB_{setting.upper().removeprefix('X')}"
+
+
+def server_answers() -> bool:
+    """Whether the W&B server is there. The client itself would try for 100 seconds before it says that it is not."""
+    url = f"{wandb.setup().settings.base_url}/graphql"
+    for wait in (0, 1, 2):
+        time.sleep(wait)
+        try:
+            request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
+            urllib.request.urlopen(request, timeout=10).close()
+            return True
+        except urllib.error.HTTPError as error:
+            if error.code < 500:  # it wants more than an empty question
+                return True
+        except TimeoutError:
+            return False
+        except OSError as error:
+            if isinstance(getattr(error, "reason", None), ssl.SSLError):  # the client has certificates of its own
+                return True
+        except http.client.HTTPException:
+            pass
+    return False
+
+
 def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
     """The W&B run and the mode it came to be in; none when not even an offline run can be made."""
-    settings = {key: value for key, value in SETTINGS.items() if f"WANDB_{key.upper()}" not in os.environ}
+    settings = {key: value for key, value in SETTINGS.items() if _variable(key) not in os.environ}
     # Its own lines repeat ours; `WANDB_SILENT=false` brings them back.
     settings |= {"finish_timeout_raises": True} | ({"silent": True} if "WANDB_SILENT" not in os.environ else {})
     logs, its_own = Path(options["dir"]) / "wandb", f"*run-*-{options['id']}"
     earlier = set(logs.glob(its_own))
-    for attempt in dict.fromkeys((mode, "offline")):
+    reachable = mode != "online" or server_answers()
+    for attempt in dict.fromkeys((mode, "offline") if reachable else ("offline",)):
         try:
             run = wandb.init(mode=attempt, settings=wandb.Settings(**settings), **options)
             if attempt != mode:
@@ -316,21 +354,24 @@ def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
     return None, "disabled"
 
 
-def logged_steps(directories: Iterable[Path]) -> set[int]:
-    """The steps of the history rows in W&B's local logs; those that a crash tore, too, are read as far as they go."""
-    steps = set()
+def logged_rows(directories: Iterable[Path]) -> dict[int, dict[str, Any]]:
+    """The history rows in W&B's local logs by step, nested values under keys with dots; those that a crash tore, too, are read
+    as far as they go."""
+    rows = {}
     for directory in directories:
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-            rows = [json.loads(line) for line in shown.splitlines() if '"type":"history"' in line]
-            steps |= {row["history"]["item"]["_step"] for row in rows}
-    return steps
+            for line in shown.splitlines():
+                if '"type":"history"' in line:
+                    row = json.loads(line)["history"]["item"]
+                    rows[row["_step"]] = row
+    return rows
 
 
 def download(reference: str, into: Path, project: str | None = None, entity: str | None = None) -> Path | None:
     """The weights of an artifact in W&B, in a folder of their own under `into`; None offline, or where W&B has no such artifact."""
-    if choose_mode() != "online":
+    if choose_mode() != "online" or not server_answers():
         return None
     name = reference if ":" in reference else f"{reference}:latest"
     project = project or os.environ.get("WANDB_PROJECT") or PROJECT
@@ -354,29 +395,42 @@ class OnServer:
     steps: frozenset[int]
     artifacts: frozenset[tuple[str, frozenset[str]]]
     """name without version, and the digests of the files"""
-    files: int
+    files: frozenset[str]
+    """names"""
 
 
 def logged_in() -> bool:
     """Whether there are credentials. Never prompts, asks no server."""
+    if "WANDB_SILENT" not in os.environ:  # else it asks the server for the user's name, to print it
+        wandb.setup(settings=wandb.Settings(silent=True))
     with contextlib.suppress(Exception):  # credentials that are no credentials
         return wandb.login(prompt=False, verify=False)
     return False
 
 
 def on_server(record: dict[str, Any]) -> OnServer | None:
-    """What the server has of the run that `record`, of tracking.json, is about; None when it does not know it."""
-    api = wandb.Api(timeout=60)
+    """What the server has of the run that `record`, of tracking.json, is about; None when it does not know it.
+
+    Errors: `RunError` when the server can't be asked."""
     try:
-        run = api.run(f"{record['entity'] or api.default_entity}/{record['project']}/{record['id']}")
+        api = wandb.Api(timeout=60)
+        run = api.run(_path_of(record, api))
         logged = [*run.logged_artifacts(), *run.used_artifacts()]
         return OnServer(
             frozenset(row["_step"] for row in run.scan_history()),
             frozenset((artifact.name.partition(":")[0], _digests(artifact)) for artifact in logged),
-            len(run.files()),
+            frozenset(file.name for file in run.files()),
         )
-    except (ValueError, wandb.errors.CommError):
-        return None
+    except Exception as error:
+        if "could not find" in str(error).lower():
+            return None
+        raise RunError(
+            f"W&B can't be asked what it has of run {record['id']} ({error}); run sync.py again later"
+        ) from None
+
+
+def _path_of(record: dict[str, Any], api: wandb.Api) -> str:
+    return f"{record['entity'] or api.default_entity}/{record['project']}/{record['id']}"
 
 
 def _digests(artifact: wandb.Artifact) -> frozenset[str]:
@@ -390,8 +444,13 @@ def content_digest(path: Path) -> str:
 
 
 def table_artifact_name(run_id: str, key: str) -> str:
-    """The artifact that the client makes of a Table logged as `key`."""
-    return f"run-{run_id}-{re.sub(r'[^a-zA-Z0-9_.-]', '', key)}"
+    """The artifact that the client makes of a Table logged as `key`; with a checksum where an artifact may not be named so."""
+    name = f"run-{run_id}-{key}"
+    allowed = re.sub(r"[^a-zA-Z0-9_.-]+", "", name)
+    if allowed == name:
+        return name
+    checksum = base64.urlsafe_b64encode(zlib.crc32(name.encode()).to_bytes(4, "big"))
+    return f"{allowed}-{checksum.decode().rstrip('=')}"
 
 
 def send(directories: Sequence[Path]) -> None:
@@ -402,20 +461,59 @@ def send(directories: Sequence[Path]) -> None:
         print(f"W&B: wandb sync says: {(done.stderr or done.stdout).strip()[-500:]}", file=sys.stderr)
 
 
-def log_again(record: dict[str, Any], artifacts: Sequence[dict[str, Any]]) -> None:
-    """Logs artifacts, as `common.sync.expected_artifacts` gives them, to a run that the server knows, and waits until they are there."""
-    options = {"id": record["id"], "project": record["project"], "entity": record["entity"], "resume": "must"}
-    with tempfile.TemporaryDirectory() as scratch:
-        run = wandb.init(**options, mode="online", dir=scratch, settings=wandb.Settings(silent=True, console="off"))
-        for wanted in artifacts:
-            if "table" in wanted:
-                artifact = wandb.Artifact(wanted["name"], "run_table")
-                table = json.loads(wanted["table"].read_text())
-                artifact.add(wandb.Table(columns=table["columns"], data=table["rows"]), wanted["key"])
-                run.log_artifact(artifact).wait()
-                continue
-            artifact = wandb.Artifact(wanted["name"], wanted["type"], metadata=wanted["metadata"])
-            for path in wanted["paths"]:
-                artifact.add_file(str(path.resolve()), name=path.name, policy="immutable", skip_cache=True)
-            run.log_artifact(artifact, aliases=wanted["aliases"]).wait()
-        run.finish()
+def log_again(
+    record: dict[str, Any], artifacts: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], files: dict[str, Path]
+) -> None:
+    """Gives to a run that the server knows what it lacks, and waits until it is there: artifacts, as
+    `common.sync.expected_artifacts` gives them, rows from `logged_rows` that come after all of its own, and files by name."""
+    if artifacts or rows:
+        options = {"id": record["id"], "project": record["project"], "entity": record["entity"], "resume": "must"}
+        settings = wandb.Settings(silent=True, console="off", finish_timeout=SETTINGS["finish_timeout"])
+        with tempfile.TemporaryDirectory() as scratch, _said(record):
+            run = wandb.init(**options, mode="online", dir=scratch, settings=settings)
+            for row in rows:
+                run.log(_nested(row), step=row["_step"], commit=True)
+            for wanted in artifacts:
+                with _said(record):
+                    _log_one_again(run, wanted)
+            run.finish()
+    api = wandb.Api(timeout=60)
+    for name, path in files.items():
+        with _said(record):
+            root = path.parents[len(Path(name).parts) - 1]
+            api.run(_path_of(record, api)).upload_file(str(path), root=str(root))
+
+
+def _log_one_again(run: Any, wanted: dict[str, Any]) -> None:
+    if "table" in wanted:
+        artifact = wandb.Artifact(wanted["name"], "table")  # the client keeps its own type, run_table, to itself
+        table = json.loads(wanted["table"].read_text())
+        artifact.add(wandb.Table(columns=table["columns"], data=table["rows"]), wanted["key"])
+        run.log_artifact(artifact).wait()
+        return
+    artifact = wandb.Artifact(wanted["name"], wanted["type"], metadata=wanted["metadata"])
+    for path in wanted["paths"]:
+        artifact.add_file(str(path.resolve()), name=path.name, policy="immutable", skip_cache=True)
+    run.log_artifact(artifact, aliases=wanted["aliases"]).wait()
+
+
+@contextlib.contextmanager
+def _said(record: dict[str, Any]) -> Iterator[None]:
+    """What the server refuses is said; the next comparison finds it missing."""
+    try:
+        yield
+    except Exception as error:
+        print(f"W&B: {record['id']}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+
+
+def _nested(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `logged_rows` as it was logged: {"loss.path": p} → {"loss": {"path": p}}."""
+    result: dict[str, Any] = {}
+    for key, value in row.items():
+        *parents, last = key.split(".")
+        inner = result
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        if key not in ("_step", "_runtime"):
+            inner[last] = value
+    return result

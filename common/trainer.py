@@ -276,8 +276,7 @@ def recorded(config: TrainConfig, task: Task, team: Team) -> Iterator[Recorder]:
         run.set_summary(task.facts)
         with disk_errors(folder.summary):
             folder.update_summary(wandb_url=run.url)
-        if config.resume is None:
-            run.use_dataset(f"{config.dataset}-split", folder.split)
+        run.use_dataset(f"{config.dataset}-split", folder.split)
         recorder = Recorder(folder, run, team, config.log_weights)
         recorder.rewind(task.trainer.progress)
         yield recorder

@@ -97,7 +97,13 @@ def test_what_is_printed_is_kept_with_scikit_learns_report(runs):
     expected = sk.classification_report(saved["labels"], saved["logits"].argmax(axis=1), digits=3, zero_division=0)
     assert text.startswith(expected)
     assert text.strip() in printed
-    for word in ("most confused", "95 % interval", "against first", "visualize.py --checkpoint second --which errors", "dashboard.py"):
+    for word in (
+        "most confused",
+        "95 % interval",
+        "against first",
+        "visualize.py --checkpoint second --which errors",
+        "dashboard.py",
+    ):
         assert word in printed
 
 

@@ -121,7 +121,7 @@ def test_without_a_server_the_run_is_offline_and_says_how_to_send_it(tmp_path):
     assert job["mode"] == "offline" and all((run / directory).is_dir() for directory in job["dirs"])
 
 
-@pytest.mark.parametrize("fault", ["500", pytest.param("hang", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", ["500", "full", pytest.param("hang", marks=pytest.mark.slow)])
 def test_a_server_that_fails_in_the_middle_costs_nothing(tmp_path, fault):
     with Backend() as backend:
         waits = {"WANDB_FINISH_TIMEOUT": "5", "WANDB_INIT_TIMEOUT": "60"}
@@ -141,4 +141,9 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(tmp_path, fault):
         assert "finished after step 4" in said
         assert "send the rest: python sync.py run" in said
         assert steps_of(tmp_path / "runs" / "run") == [1, 2, 3, 4]
-        backend.fault = None
+
+        backend.fault = None  # and all of it arrives when the run goes on
+        again = run_script("train.py", "--resume", "run", "--max_steps", 6, cwd=tmp_path, env=env)
+        assert "something is missing" not in again.stdout
+        assert [row["_step"] for row in backend.runs["run"].rows] == [1, 2, 3, 4, 5, 6]
+        assert backend.artifact("resnext50_32x4d-digits:best") and backend.artifact("digits-split:latest")

@@ -167,7 +167,11 @@ def test_a_sweep_runs_as_a_user_runs_it(tmp_path):
     fixed = {"preset": "digits", "device": "cpu", "image_size": 16, "batch_size": 400, "log_weights": False}
     chosen = ("lr", "weight_decay", "epochs")
     ranges = {name: given for name, given in sweep["parameters"].items() if name in chosen}
-    parameters = {**ranges, "epochs": {"values": [2, 1000]}, **{name: {"value": value} for name, value in fixed.items()}}
+    parameters = {
+        **ranges,
+        "epochs": {"values": [2, 1000]},
+        **{name: {"value": value} for name, value in fixed.items()},
+    }
     (tmp_path / "sweep.yaml").write_text(
         yaml.safe_dump({**sweep, "program": str(ROOT / "train.py"), "parameters": parameters})
     )

@@ -127,7 +127,9 @@ def test_reliability_shows_both_versions_apart_without_colour():
 
 
 def tile(name: str = "cat", correct: bool | None = True, size: int = 32) -> plots.Tile:
-    return plots.Tile(np.full((3, size, size), 128, np.uint8), f"true: {plots.shortened(name)}\npredicted: dog, 97%", correct)
+    return plots.Tile(
+        np.full((3, size, size), 128, np.uint8), f"true: {plots.shortened(name)}\npredicted: dog, 97%", correct
+    )
 
 
 def test_right_and_wrong_differ_in_mark_and_border():

@@ -31,7 +31,9 @@ def predictions() -> Predictions:
 @pytest.fixture(scope="module")
 def full(predictions) -> report.Report:
     made = report.analyse(predictions, CLASSES, SUPERCLASSES, SUPERCLASS_OF)
-    made["calibration"] = report.calibrate(predictions, replace(predictions, logits=predictions.logits * 2), "fitted on so many")
+    made["calibration"] = report.calibrate(
+        predictions, replace(predictions, logits=predictions.logits * 2), "fitted on so many"
+    )
     other = replace(predictions, logits=np.roll(predictions.logits, 1, axis=1))
     made["comparison"] = report.compare(predictions, other, "other-run")
     return made
@@ -105,7 +107,9 @@ def test_the_temperature_mends_the_calibration_of_logits_it_was_fitted_on(predic
     sharp = replace(predictions, logits=predictions.logits * 4)
     fitted = report.calibrate(sharp, sharp, "fitted on itself")
     assert fitted["nll_after"] < fitted["nll"] and fitted["ece_after"] < fitted["ece"]
-    assert fitted["temperature"] == pytest.approx(4 * report.calibrate(predictions, predictions, "")["temperature"], rel=1e-4)
+    assert fitted["temperature"] == pytest.approx(
+        4 * report.calibrate(predictions, predictions, "")["temperature"], rel=1e-4
+    )
     assert sum(row["count"] for row in fitted["bins_after"]) == 400
 
 

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import run_script, script_environment
+from helpers import ROOT, run_script, script_environment
 from wandb_backend import Backend
 
 from common.runs import resolve_checkpoint
+from common.tracking import table_artifact_name
 
 FLAGS = (
     *("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 2),
@@ -115,7 +117,7 @@ def test_a_moved_evaluation_arrives_whole(synced, offline):
     media = {key: value for row in run.history for key, value in row.items() if isinstance(value, dict)}
     assert [row["_step"] for row in run.rows] == list(range(len(run.rows)))
     assert all(name in run.files for name in media["figures"]["filenames"])
-    tables = [artifact for artifact in synced.backend.artifacts if artifact.type == "run_table"]
+    tables = [artifact for artifact in synced.backend.artifacts if artifact.type in ("table", "run_table")]
     for key in report["tables"]:
         local = json.loads((offline.folder / "evaluation" / "tables" / f"{key.replace('/', '-')}.json").read_text())
         assert json.loads(run.files[media[key]["path"]])["columns"] == local["columns"]
@@ -127,3 +129,40 @@ def test_syncing_twice_adds_nothing(synced):
     before, after = synced.states
     assert before == after
     assert "already there" in synced.again and "sent" not in synced.again
+
+
+@pytest.mark.slow
+def test_what_a_full_server_refused_is_sent_once_later(tmp_path):
+    """Rows, weights and figures of an online run, from the middle on."""
+    with Backend() as backend:
+        env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        flags = [*FLAGS, "--epochs", 40]
+        command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
+        with open(tmp_path / "output.txt", "w") as output:
+            process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            backend.wait_for(lambda: "run" in backend.runs and len(backend.runs["run"].rows) >= 6)
+            backend.fault = "full"
+            status = process.wait(300)
+        finally:
+            process.kill()
+        said = (tmp_path / "output.txt").read_text()
+        assert status == 0 and "send the rest: python sync.py run" in said, said
+        steps, run = list(range(1, 161)), backend.runs["run"]
+        assert [row["_step"] for row in run.rows] == steps[: len(run.rows)] and len(run.rows) < len(steps)
+        backend.fault = None
+        for state in ("sent", "already there"):
+            assert state in run_script("sync.py", "run", cwd=tmp_path, env=env).stdout
+            assert [row["_step"] for row in run.rows] == steps
+        assert all(run.files[row["loss"]["path"]].startswith(b"\x89PNG") for row in run.rows if "loss" in row)
+        assert len([row for row in run.rows if "loss" in row]) == 40
+        weights = (tmp_path / "runs" / "run" / "checkpoints" / "best.safetensors").read_bytes()
+        assert backend.artifact(MODEL).files == {"best.safetensors": weights}
+        assert not backend.unknown
+
+
+@pytest.mark.parametrize("key", ["per_class", "validation/per_class", "a b/c.d"])
+def test_a_table_s_artifact_is_known_by_the_name_that_the_client_gives_it(key):
+    internal = pytest.importorskip("wandb.sdk.artifacts._internal_artifact", reason="wandb has moved it")
+    name = internal.InternalArtifact(f"run-id-{key}", "run_table").name
+    assert table_artifact_name("id", key) == name.partition(":")[0]

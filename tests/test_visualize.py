@@ -73,7 +73,9 @@ def test_errors_are_the_most_confident_mistakes_with_or_without_an_evaluation(ru
     monkeypatch.setattr(plots, "of_report", lambda *_: {})
     evaluate.main(EvaluateConfig("first", runs_dir=str(runs)))
     monkeypatch.setattr(gallery, "answers", None)  # what evaluate.py has saved is enough
-    assert [row["index"] for row in show(runs, which="errors", count=10)["predictions"]] == [row["index"] for row in anew]
+    assert [row["index"] for row in show(runs, which="errors", count=10)["predictions"]] == [
+        row["index"] for row in anew
+    ]
     saved = np.load(runs / "first" / "evaluation" / "predictions.npz")
     probabilities = torch.from_numpy(saved["logits"]).softmax(dim=1).numpy()
     wrong = [i for i in range(len(probabilities)) if probabilities[i].argmax() != saved["labels"][i]]
@@ -158,12 +160,16 @@ def test_grad_cam_at_the_last_stage_is_the_class_activation_map():
     torch.testing.assert_close(heat, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "stage"), [(16, "layer1"), (32, "layer2"), (64, "layer3"), (128, "layer4"), (224, "layer4")])
+@pytest.mark.parametrize(
+    ("size", "stage"), [(16, "layer1"), (32, "layer2"), (64, "layer3"), (128, "layer4"), (224, "layer4")]
+)
 def test_grad_cam_looks_where_there_is_still_a_map(size, stage):
     model = ARCHITECTURES["resnext50_32x4d"](num_classes=5).eval()
     sides = {}
     for name in ("layer1", "layer2", "layer3", "layer4"):
-        getattr(model, name).register_forward_hook(lambda m, i, output, name=name: sides.update({name: output.shape[-1]}))
+        getattr(model, name).register_forward_hook(
+            lambda m, i, output, name=name: sides.update({name: output.shape[-1]})
+        )
     heat = grad_cam(model, torch.randn(1, 3, size, size), torch.tensor([1]))
     assert heat.shape == (1, size, size) and 0 <= heat.min() and heat.max() <= 1
     assert max((name for name in sides if sides[name] >= 4), default="layer1") == stage
