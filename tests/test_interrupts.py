@@ -12,14 +12,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers import script_environment
+from test_resume import FLAGS, PATIENCE, assert_same_run, lines_of, start, state_of, wait_until
+from tiny_models import tiny_architectures
 
 import train
 from common import engine, features, model
 from common.config import PRESETS, parse_train
 from common.errors import RunError, UserError
-from helpers import script_environment
-from test_resume import FLAGS, PATIENCE, assert_same_run, lines_of, start, state_of, wait_until
-from tiny_models import tiny_architectures
 
 # 12 steps an epoch and 2 epochs, with a checkpoint at the last step of each.
 SMALL = replace(
@@ -173,7 +173,9 @@ def test_going_on_with_a_finished_run_changes_nothing_and_says_how_to_train_long
 
 def test_an_end_that_lies_behind_is_refused(whole):
     before = files_of(whole("full"))
-    with pytest.raises(UserError, match="at step 24 already, and with these --epochs and --max_steps would end after 12"):
+    with pytest.raises(
+        UserError, match="at step 24 already, and with these --epochs and --max_steps would end after 12"
+    ):
         go_on(whole("full").parent, "--epochs", 1)
     assert files_of(whole("full")) == before
 

@@ -8,14 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from archives import environment, make_cifar100, make_weights, serve
+from helpers import run_script, script_environment
 from PIL import Image
 from sklearn import metrics as sk
 
-from archives import environment, make_cifar100, make_weights, serve
-from helpers import run_script, script_environment
-
 # The lab as it stands, made small: every value that is not given is the lab's own.
-SMALL = ("--image_size", 32, "--epochs", 2, "--batch_size", 50, "--log_every", 2, "--lr", 0.01, "--validation_fraction", 0.25)
+SMALL = (
+    "--image_size",
+    32,
+    "--epochs",
+    2,
+    "--batch_size",
+    50,
+    "--log_every",
+    2,
+    "--lr",
+    0.01,
+    "--validation_fraction",
+    0.25,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +40,9 @@ def lab(tmp_path_factory):
         env = {**script_environment(folder, WANDB_MODE="offline"), **environment(served)}
         train = run_script("train.py", *SMALL, "--run_id", "lab", cwd=folder, env=env)
         evaluate = run_script("evaluate.py", cwd=folder, env=env)
-        visualize = run_script("visualize.py", "--which", "errors", "--count", 6, "--explain", "True", cwd=folder, env=env)
+        visualize = run_script(
+            "visualize.py", "--which", "errors", "--count", 6, "--explain", "True", cwd=folder, env=env
+        )
     return folder, served, {"train": train, "evaluate": evaluate, "visualize": visualize}
 
 
@@ -49,7 +63,15 @@ def test_data_and_weights_are_downloaded_once_with_progress_bars(lab):
 
 def test_the_start_says_what_is_trained_on_what(lab):
     text = lab[2]["train"].stdout
-    for word in ("device   cpu", "cardinality 4", "width", "GFLOPs", "parameters", "300 training and 100 validation images", "100 classes"):
+    for word in (
+        "device   cpu",
+        "cardinality 4",
+        "width",
+        "GFLOPs",
+        "parameters",
+        "300 training and 100 validation images",
+        "100 classes",
+    ):
         assert word in text, text
 
 
@@ -59,7 +81,12 @@ def test_a_run_leaves_exactly_these_files(lab):
     trained = {"config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json", "loss.png", ".lock"}
     trained |= {"checkpoints/last.pt", "checkpoints/best.safetensors"}
     assert trained <= files
-    evaluated = {"evaluation/report.json", "evaluation/report.txt", "evaluation/predictions.npz", "evaluation/confusion.png"}
+    evaluated = {
+        "evaluation/report.json",
+        "evaluation/report.txt",
+        "evaluation/predictions.npz",
+        "evaluation/confusion.png",
+    }
     assert evaluated <= files
     assert {"visualization/errors-explained.png", "visualization/predictions.json"} <= files
     assert not [name for name in files if ".tmp" in name]
@@ -93,14 +120,21 @@ def test_the_evaluation_equals_scikit_learns_numbers(lab):
     answers = logits.argmax(axis=1)
     assert len(labels) == 200 and logits.shape == (200, 100)
     assert report["metrics"]["test/accuracy"] == pytest.approx(sk.accuracy_score(labels, answers))
-    assert report["metrics"]["test/macro_f1"] == pytest.approx(sk.f1_score(labels, answers, average="macro", zero_division=0))
+    assert report["metrics"]["test/macro_f1"] == pytest.approx(
+        sk.f1_score(labels, answers, average="macro", zero_division=0)
+    )
     top5 = sk.top_k_accuracy_score(labels, logits, k=5, labels=range(100))
     assert report["metrics"]["test/top5_accuracy"] == pytest.approx(top5)
     groups = np.array(report["superclass_of"])
     assert report["metrics"]["test/superclass_accuracy"] == pytest.approx((groups[labels] == groups[answers]).mean())
     assert np.array_equal(report["confusion"], sk.confusion_matrix(labels, answers, labels=range(100)))
     text = lab[2]["evaluate"].stdout
-    assert sk.classification_report(labels, answers, labels=range(100), target_names=report["classes"], zero_division=0).split()[8] in text
+    assert (
+        sk.classification_report(
+            labels, answers, labels=range(100), target_names=report["classes"], zero_division=0
+        ).split()[8]
+        in text
+    )
     assert "macro avg" in text and "runs/lab/evaluation" in text
 
 
