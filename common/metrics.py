@@ -181,7 +181,8 @@ def fit_temperature(logits: NDArray, labels: NDArray, low: float = 0.01, high: f
     left, right = -np.log(high), -np.log(low)
     for _ in range(50):
         middle = (left + right) / 2
-        left, right = (middle, right) if slope(middle) < 0 else (left, middle)
+        # A slope of exactly 0 is one that has vanished in rounding: certain and right, so the temperature may fall further.
+        left, right = (middle, right) if slope(middle) <= 0 else (left, middle)
     return float(np.exp(-(left + right) / 2))
 
 

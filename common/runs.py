@@ -52,6 +52,13 @@ class RunFolder:
         known = read_json(self.tracking) if self.tracking.exists() else {}
         return {"runs": [], "artifacts": [], "tables": [], **known}
 
+    def _remove_leftovers(self) -> None:
+        """Removes what processes that were killed were writing: temporary files, which have the process's id in their name."""
+        for path in (*self.path.glob(".*.tmp*"), *self.last.parent.glob(".*.tmp*")):
+            owner = path.name.split(".")[-3 if path.suffix != ".tmp" else -2].partition("-")[0]
+            if owner.isdigit() and not _alive(int(owner)):
+                path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process a run. Errors: `UserError` when another holds it. The lock ends with the process, however it ends."""
@@ -65,6 +72,7 @@ class RunFolder:
                 raise UserError(
                     f"run {self.id} is in use by another process; wait for it, or choose another --run_id"
                 ) from None
+            self._remove_leftovers()
             yield
 
 

@@ -326,7 +326,7 @@ def server_answers() -> bool:
         except OSError as error:
             if isinstance(getattr(error, "reason", None), ssl.SSLError):  # the client has certificates of its own
                 return True
-        except http.client.HTTPException:
+        except http.client.HTTPException:  # something else listens there
             pass
     return False
 
@@ -401,9 +401,9 @@ class OnServer:
 
 def logged_in() -> bool:
     """Whether there are credentials. Never prompts, asks no server."""
-    if "WANDB_SILENT" not in os.environ:  # else it asks the server for the user's name, to print it
-        wandb.setup(settings=wandb.Settings(silent=True))
     with contextlib.suppress(Exception):  # credentials that are no credentials
+        if "WANDB_SILENT" not in os.environ:  # else the user's name is asked for, to be printed
+            wandb.setup(settings=wandb.Settings(silent=True))
         return wandb.login(prompt=False, verify=False)
     return False
 

@@ -204,14 +204,14 @@ class Recorder:
         best = {key: value for key, value in best.items() if value is not None}
         stopped = interrupt.signal is not None
         status = {"status": "interrupted" if stopped else "finished", "seconds": trainer.seconds()}
-        with disk_errors(folder.summary):
-            folder.update_summary(**status, **best, epoch=progress.epoch, step=progress.step)
         self.run.set_summary({**best, "status": status["status"]})
         if self.log_weights and folder.best.exists():
             about = read_metadata(folder.best)
             name = f"{about['model']}-{about['dataset']}"
             self.run.log_artifact(name, "model", [folder.best], ["best", "latest"], about)
         self.run.finish(interrupt.exit_status)
+        with disk_errors(folder.summary):  # last: a run that was killed before this has not ended, and --resume does it again
+            folder.update_summary(**status, **best, epoch=progress.epoch, step=progress.step)
         print("\n".join([*ending(folder, progress, status["seconds"], stopped), *self.run.hint()]), flush=True)
         return interrupt.exit_status
 

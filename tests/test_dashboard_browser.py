@@ -187,6 +187,9 @@ def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
     page, report = open_page(), report_of(runs_dir, "poor")
     show(page, "poor", "confusion")
     page.locator("#level").select_option("superclasses")
+    page.wait_for_function(
+        "count => document.querySelector('.matrix')?._fullData?.[0]?.z?.length === count", arg=len(SUPERCLASSES)
+    )
     page.mouse.click(*cell(page, 0, 1))
     count = report["superclass_confusion"][0][1]
     expect(page.locator("#cell")).to_contain_text(f"{count} of {sum(report['superclass_confusion'][0])} images")

@@ -138,7 +138,7 @@ def test_the_temperature_is_the_one_a_general_optimizer_finds(scored):
     def loss(t):
         return metrics.negative_log_likelihood(logits * 3 / t, labels)
 
-    expected = optimize.minimize_scalar(loss, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-8}).x
+    expected = optimize.minimize_scalar(loss, bounds=(0.1, 100), method="bounded", options={"xatol": 1e-8}).x
     assert temperature == pytest.approx(expected, rel=1e-4)
     assert metrics.fit_temperature(logits, labels) == pytest.approx(temperature / 3, rel=1e-4)
 
@@ -184,7 +184,7 @@ def test_classes_that_share_images_overlap_most():
     logits[swapped] = logits[swapped][:, [0, 2, 1, 3]]  # 40 % of class 1 look like class 2
     (first, second, share), *rest = metrics.overlapping_classes(labels, metrics.softmax(logits), 6)
     assert (first, second) == (1, 2)
-    assert share == pytest.approx(swapped.mean(), abs=0.02)
+    assert share == pytest.approx(swapped.mean(), abs=0.03)  # images below the threshold aren't counted
     assert all(other < share / 3 for _, _, other in rest)
 
 

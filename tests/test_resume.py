@@ -184,14 +184,6 @@ def test_changed_flags_are_refused_by_name(whole):
     assert "--epochs" not in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_resuming_a_finished_run_changes_nothing_and_says_so(whole):
-    rows, state = (whole / "metrics.jsonl").read_bytes(), state_of(whole)
-    done = run_script("train.py", "--resume", "run", cwd=whole.parent.parent)
-    assert "nothing is left to train" in done.stdout and "--epochs" in done.stdout and "Traceback" not in done.stderr
-    assert (whole / "metrics.jsonl").read_bytes() == rows
-    assert_same(state_of(whole), state)
-
-
 def kill_and_resume(folder: Path, moments: int, seed: int, *flags: object) -> Path:
     """A run that SIGKILL ends so many times, at seeded moments, and that goes on after each → its folder.
 

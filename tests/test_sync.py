@@ -136,7 +136,7 @@ def test_what_a_full_server_refused_is_sent_once_later(tmp_path):
     """Rows, weights and figures of an online run, from the middle on."""
     with Backend() as backend:
         env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
-        flags = [*FLAGS, "--epochs", 40]
+        flags = [*FLAGS, "--epochs", 16]
         command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
         with open(tmp_path / "output.txt", "w") as output:
             process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=subprocess.STDOUT)
@@ -148,14 +148,14 @@ def test_what_a_full_server_refused_is_sent_once_later(tmp_path):
             process.kill()
         said = (tmp_path / "output.txt").read_text()
         assert status == 0 and "send the rest: python sync.py run" in said, said
-        steps, run = list(range(1, 161)), backend.runs["run"]
+        steps, run = list(range(1, 65)), backend.runs["run"]
         assert [row["_step"] for row in run.rows] == steps[: len(run.rows)] and len(run.rows) < len(steps)
         backend.fault = None
         for state in ("sent", "already there"):
             assert state in run_script("sync.py", "run", cwd=tmp_path, env=env).stdout
             assert [row["_step"] for row in run.rows] == steps
         assert all(run.files[row["loss"]["path"]].startswith(b"\x89PNG") for row in run.rows if "loss" in row)
-        assert len([row for row in run.rows if "loss" in row]) == 40
+        assert len([row for row in run.rows if "loss" in row]) == 16
         weights = (tmp_path / "runs" / "run" / "checkpoints" / "best.safetensors").read_bytes()
         assert backend.artifact(MODEL).files == {"best.safetensors": weights}
         assert not backend.unknown
