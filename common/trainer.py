@@ -210,7 +210,9 @@ class Recorder:
             name = f"{about['model']}-{about['dataset']}"
             self.run.log_artifact(name, "model", [folder.best], ["best", "latest"], about)
         self.run.finish(interrupt.exit_status)
-        with disk_errors(folder.summary):  # last: a run that was killed before this has not ended, and --resume does it again
+        with disk_errors(
+            folder.summary
+        ):  # last: a run that was killed before this has not ended, and --resume does it again
             folder.update_summary(**status, **best, epoch=progress.epoch, step=progress.step)
         print("\n".join([*ending(folder, progress, status["seconds"], stopped), *self.run.hint()]), flush=True)
         return interrupt.exit_status
