@@ -35,7 +35,6 @@ from common.files import disk_errors, sha256_of, write_json
 from common.runs import RunFolder
 
 PROJECT = "resnext-finetuning"
-MODES = ("online", "offline", "disabled")
 # Of W&B's settings, overridden by their environment variables: what a dead server may cost, in seconds, and how much of an
 # offline log a power cut may take.
 SETTINGS = {"init_timeout": 30, "finish_timeout": 300, "x_transaction_log_flush_interval": 1}
