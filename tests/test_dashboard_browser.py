@@ -223,6 +223,21 @@ def test_everything_can_be_reached_with_the_keyboard(open_page, runs_dir: Path) 
     assert page.locator("#cell strong").inner_text() != ""
 
 
+def test_keys_pressed_in_quick_succession_all_count(open_page) -> None:
+    page = open_page()
+    show(page, "good", "summary")
+    focused, reachable = page.evaluate(
+        """keys => {
+            document.getElementById("tab-summary").focus();
+            for (const key of keys) document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+            return [document.activeElement.id, [...document.querySelectorAll("[role=tab][tabindex='0']")].map(tab => tab.id)];
+        }""",
+        ["End", "Home", "ArrowRight", "ArrowRight"],
+    )  # in one task, so that no hashchange comes between
+    assert (focused, reachable) == (f"tab-{TABS[2]}", [f"tab-{TABS[2]}"])
+    expect(page.locator(f"#tab-{TABS[2]}")).to_have_attribute("aria-selected", "true")
+
+
 def test_the_curves_show_the_chosen_runs_and_quantity(open_page) -> None:
     page = open_page()
     traces = "document.getElementById('curves').data.map(trace => trace.name)"

@@ -292,17 +292,18 @@ function show_run() {
     if (selected) by_id("panel").setAttribute("aria-labelledby", tab.id);
   });
   redraw = () => {};
-  by_id("panel").querySelectorAll(".js-plotly-plot").forEach(Plotly.purge);
+  by_id("panel").querySelectorAll(".js-plotly-plot").forEach(chart => chart.drawn.then(() => Plotly.purge(chart)));
   by_id("panel").replaceChildren(...TABS[place.tab][1](run));
   redraw();
 }
 
 function follow_address(scroll) {
-  const wanted = new URLSearchParams(location.hash.slice(1)), moved = wanted.get("run") !== place.run;
+  const wanted = new URLSearchParams(location.hash.slice(1)), before = {...place};
   place.run = runs.has(wanted.get("run")) ? wanted.get("run") : place.run ?? data.best[0]?.run ?? data.runs[0].id;
   place.tab = Object.hasOwn(TABS, wanted.get("tab")) ? wanted.get("tab") : "summary";
+  if (place.run === before.run && place.tab === before.tab) return;
   show_run();
-  if (scroll && moved) {
+  if (scroll && place.run !== before.run) {
     by_id("run-section").scrollIntoView();
     by_id("run-title").focus({preventScroll: true});
   }
@@ -314,7 +315,10 @@ function set_up_run() {
   const names = Object.keys(TABS);
   by_id("tabs").append(...names.map(name => el("button", {
     type: "button", role: "tab", id: `tab-${name}`, "data-tab": name, "aria-controls": "panel",
-    onclick: () => { location.hash = link(place.run, name); },
+    onclick: () => {
+      location.hash = link(place.run, name);
+      follow_address(false); // at once: hashchange comes later, and the next key may come before it
+    },
   }, TABS[name][0])));
   by_id("tabs").addEventListener("keydown", event => {
     const at = names.indexOf(place.tab);

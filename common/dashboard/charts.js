@@ -13,7 +13,7 @@ const axis = (title, more = {}) => ({title: {text: title}, gridcolor: css("--edg
 function draw(chart, label, traces, layout) {
   chart.setAttribute("role", "img");
   chart.setAttribute("aria-label", label);
-  return Plotly.react(chart, traces, {
+  return chart.drawn = Plotly.react(chart, traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: {family: "system-ui, sans-serif", size: 13, color: css("--text")},
     margin: {l: 55, r: 15, t: 10, b: 45}, height: 340, dragmode: narrow() ? false : "zoom",
