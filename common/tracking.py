@@ -198,6 +198,7 @@ class Run:
         refused for good, so the server is asked."""
         if self._run is None:
             return
+        self._remember_exit(exit_code)
         try:
             self._run.finish(exit_code=exit_code)
             if self.mode == "online" and not self._arrived():
@@ -233,6 +234,15 @@ class Run:
     def _relative(self, path: Path) -> str:
         """Relative to the run folder where possible, so that the folder can be moved."""
         return os.path.relpath(path.resolve(), self.folder.path.resolve())
+
+    def _remember_exit(self, exit_code: int) -> None:
+        """So that sync.py can end the run on the server as it ended here. A full disk must not hide why a run ends."""
+        known = self.folder.read_tracking()
+        for record in known["runs"]:
+            if record["id"] == self.id:
+                record["exit_code"] = exit_code
+        with contextlib.suppress(OSError):
+            write_json(self.folder.tracking, known)
 
     def _remember(self, kind: str, entry: dict[str, Any]) -> None:
         known = self.folder.read_tracking()
@@ -464,7 +474,8 @@ def log_again(
     record: dict[str, Any], artifacts: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], files: dict[str, Path]
 ) -> None:
     """Gives to a run that the server knows what it lacks, and waits until it is there: artifacts, as
-    `common.sync.expected_artifacts` gives them, rows from `logged_rows` that come after all of its own, and files by name."""
+    `common.sync.expected_artifacts` gives them, rows from `logged_rows` that come after all of its own, and files by name. The run
+    then ends as it ended here; one that was killed as failed."""
     if artifacts or rows:
         options = {"id": record["id"], "project": record["project"], "entity": record["entity"], "resume": "must"}
         settings = wandb.Settings(silent=True, console="off", finish_timeout=SETTINGS["finish_timeout"])
@@ -475,7 +486,7 @@ def log_again(
             for wanted in artifacts:
                 with _said(record):
                     _log_one_again(run, wanted)
-            run.finish()
+            run.finish(exit_code=record.get("exit_code", 1))
     api = wandb.Api(timeout=60)
     for name, path in files.items():
         with _said(record):

@@ -131,6 +131,28 @@ def test_syncing_twice_adds_nothing(synced):
     assert "already there" in synced.again and "sent" not in synced.again
 
 
+def test_a_run_that_gets_its_missing_rows_ends_on_the_server_as_it_ended_here(tmp_path):
+    code = """
+from pathlib import Path
+from common import tracking
+from common.runs import RunFolder
+
+folder = RunFolder(Path("runs/run"))
+run = tracking.start(folder, "train", {}, run_id="run")
+run.log({"loss": 1.0}, step=1)
+run.finish(143)
+(record,) = folder.read_tracking()["runs"]
+tracking.log_again(record, [], [{"_step": 2, "loss": 0.5}], {})
+"""
+    with Backend() as backend:
+        env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        run = backend.runs["run"]
+        assert [row["_step"] for row in run.rows] == [1, 2]
+        assert (run.state, run.exit_code) == ("failed", 143)
+
+
 @pytest.mark.slow
 def test_what_a_full_server_refused_is_sent_once_later(tmp_path):
     """Rows, weights and figures of an online run, from the middle on."""
