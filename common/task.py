@@ -107,8 +107,8 @@ def build_trainer(
     )
 
 
-def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> dict[str, Any]:
-    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
+def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
+    """What is learned, and how its validation part is drawn."""
     return {
         "dataset": config.dataset,
         "data_dir": config.data_dir,
@@ -117,6 +117,13 @@ def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) ->
         "superclass_of": data.superclass_of,
         "seed": config.seed,
         "validation_fraction": config.validation_fraction,
+    }
+
+
+def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> dict[str, Any]:
+    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
+    return {
+        **data_facts(config, data),
         "digest": dataset_digest(data),
         "train_size": len(data.labels) - len(validation_part),
         "validation": validation_part.tolist(),
@@ -126,18 +133,12 @@ def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) ->
 def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> dict[str, Any]:
     """What makes best.safetensors describe itself."""
     return {
+        **data_facts(config, data),
         "model": config.model,
-        "classes": data.classes,
-        "superclasses": data.superclasses,
-        "superclass_of": data.superclass_of,
-        "dataset": config.dataset,
-        "data_dir": config.data_dir,
         "image_size": config.image_size,
         "mean": MEAN,
         "std": STD,
         "finetune": config.finetune,
-        "seed": config.seed,
-        "validation_fraction": config.validation_fraction,
         "project": config.project,
         "entity": config.entity,
         "run_id": folder.id,
