@@ -2,6 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 # A CI that runs in the background ignores Ctrl-C, and so would all processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -11,3 +14,17 @@ for name in [name for name in os.environ if name.startswith(("WANDB_", "FINETUNE
 
 # Each of xdist's processes would start a thread a core, and they would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def small_networks() -> Iterator[None]:
+    """Small networks of the same family in the large ones' place, and no W&B, in this process."""
+    from tiny_models import tiny_architectures
+
+    from common.model import ARCHITECTURES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, build in tiny_architectures().items():
+            patch.setitem(ARCHITECTURES, name, build)
+        patch.setenv("WANDB_MODE", "disabled")
+        yield

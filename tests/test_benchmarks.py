@@ -6,21 +6,17 @@ import shutil
 import pytest
 import torch
 from helpers import ROOT, run_script, script_environment
-from tiny_models import tiny_architectures
 
 from benchmarks import evaluation, features, input_pipeline, throughput, timing, tracking
 from benchmarks.ablation import ROWS
 from benchmarks.startup import STAGES
-from common import model
 from common.config import PRESETS, TrainConfig
 
 NUMBER = re.compile(r"\d")
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    for name, build in tiny_architectures().items():
-        monkeypatch.setitem(model.ARCHITECTURES, name, build)
+def tiny(small_networks):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ import train
 from common.checkpoint import load_training_state
 from common.config import parse_train
 from common.distributed import SharedBatchNorm2d, Team, processes
-from common.model import ARCHITECTURES, set_trainable
+from common.model import set_trainable
 from common.runs import RunFolder, read_metrics, run_state
 
 CPU = torch.device("cpu")
@@ -72,12 +72,9 @@ def torchrun(folder: Path, script: Path, run_id: str, *flags: str) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory, small_networks):
     """A function that trains in this process, with tiny models and without W&B, in the folder it is given."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, build in tiny_architectures().items():
-            patch.setitem(ARCHITECTURES, name, build)
-        patch.setenv("WANDB_MODE", "disabled")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         patch.setattr("common.plots.save", lambda figure, path: path.touch())  # costs more than these epochs

@@ -9,7 +9,6 @@ import pytest
 import torch
 from digit_runs import make_run
 from sklearn import metrics as sk
-from tiny_models import tiny_architectures
 
 import evaluate
 from common import plots
@@ -21,19 +20,11 @@ from common.errors import UserError
 from common.metrics import negative_log_likelihood
 from common.model import ARCHITECTURES
 
-
-@pytest.fixture(scope="module", autouse=True)
-def surroundings():
-    """Small networks in the large ones' place, and no W&B."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, build in tiny_architectures().items():
-            patch.setitem(ARCHITECTURES, name, build)
-        patch.setenv("WANDB_MODE", "disabled")
-        yield
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, small_networks):
     """Two evaluated runs, of which `second` was compared with `first`; printed.txt has what was printed."""
     runs_dir = tmp_path_factory.mktemp("runs")
     for seed, name in enumerate(("first", "second")):
@@ -58,12 +49,12 @@ def report(runs):
 
 def test_the_logits_are_the_plain_networks_on_the_test_images_in_order(runs):
     saved = np.load(runs / "first" / "evaluation" / "predictions.npz")
-    data = load_dataset("digits", None, "test", 32)
+    data = load_dataset("digits", None, "test", 24)
     state, _ = load_weights(runs / "first" / "checkpoints" / "best.safetensors")
     model = ARCHITECTURES["resnext50_32x4d"](num_classes=10)
     model.load_state_dict(state)
     with torch.no_grad():
-        expected = model.eval()(normalize(resized(data.images, 32)))
+        expected = model.eval()(normalize(resized(data.images, 24)))
     np.testing.assert_allclose(saved["logits"], expected, rtol=1e-3, atol=1e-4)
     assert saved["logits"].dtype == np.float32
     np.testing.assert_array_equal(saved["labels"], data.labels)
@@ -110,13 +101,13 @@ def test_what_is_printed_is_kept_with_scikit_learns_report(runs):
 def test_the_temperature_is_fitted_on_the_validation_part_alone(runs, report):
     calibration = report["calibration"]
     assert calibration["note"] == "fitted on 144 validation images"
-    train = load_dataset("digits", None, "train", 32)
+    train = load_dataset("digits", None, "train", 24)
     validation = json.loads((runs / "second" / "split.json").read_text())["validation"]
     state, _ = load_weights(runs / "second" / "checkpoints" / "best.safetensors")
     model = ARCHITECTURES["resnext50_32x4d"](num_classes=10)
     model.load_state_dict(state)
     with torch.no_grad():
-        logits = model.eval()(normalize(resized(train.images[validation], 32))).numpy()
+        logits = model.eval()(normalize(resized(train.images[validation], 24))).numpy()
     labels = train.labels[validation].numpy()
     losses = {t: negative_log_likelihood(logits / (t * calibration["temperature"]), labels) for t in (0.8, 1, 1.25)}
     assert min(losses, key=losses.get) == 1

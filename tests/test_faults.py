@@ -46,6 +46,7 @@ def trained(tmp_path_factory):
 # The disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_what_to_free(tmp_path, trained):
     run = Path(shutil.copytree(trained, tmp_path / "runs" / "run"))
     last = run / "checkpoints" / "last.pt"
@@ -122,7 +123,7 @@ def test_without_a_server_the_run_is_offline_and_says_how_to_send_it(tmp_path):
     assert job["mode"] == "offline" and all((run / directory).is_dir() for directory in job["dirs"])
 
 
-@pytest.mark.parametrize("fault", ["500", "full", pytest.param("hang", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", ["500", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("full", "hang"))])
 def test_a_server_that_fails_in_the_middle_costs_nothing(tmp_path, fault):
     with Backend() as backend:
         waits = {"WANDB_FINISH_TIMEOUT": "5", "WANDB_INIT_TIMEOUT": "60"}

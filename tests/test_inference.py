@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tiny_models import tiny_architectures
 from torch import nn
 
 from common.checkpoint import save_weights
@@ -14,14 +13,8 @@ from common.inference import fused, load_model
 from common.model import ARCHITECTURES
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("small_networks")
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    """Small networks in the large ones' place."""
-    for name, build in tiny_architectures().items():
-        monkeypatch.setitem(ARCHITECTURES, name, build)
 
 
 def trained(name: str = "resnext50_32x4d", num_classes: int = 7) -> nn.Module:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from helpers import script_environment
 from test_resume import FLAGS, PATIENCE, assert_same_run, lines_of, start, state_of, wait_until
-from tiny_models import tiny_architectures
 
 import train
-from common import engine, features, model
+from common import engine, features
 from common.config import PRESETS, parse_train
 from common.errors import RunError, UserError
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 # 12 steps an epoch and 2 epochs, with a checkpoint at the last step of each.
 SMALL = replace(
@@ -40,15 +41,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_and_untracked():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        for name, build in tiny_architectures().items():
-            patch.setitem(model.ARCHITECTURES, name, build)
-        yield
-
-
 def begin(folder: Path, kind: str) -> int:
     return train.main(replace(SMALL, runs_dir=str(folder), **KINDS[kind]))
 
@@ -58,7 +50,7 @@ def go_on(folder: Path, *flags: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, small_networks):
     """Kind of run → the folder of such a run that nothing interrupted."""
 
     @cache
@@ -144,9 +136,9 @@ def full_after(folder: Path, room: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_a_disk_that_is_full_from_some_write_on_loses_nothing(tmp_path, whole, part):
-    room = random.Random(part).randrange(15 * part, 15 * part + 15)
+    room = random.Random(part).randrange(30 * part, 30 * part + 30)
     assert full_after(tmp_path, room)
     assert_same_run(tmp_path / "run", whole("full"))
 

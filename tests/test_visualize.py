@@ -8,7 +8,6 @@ import pytest
 import torch
 from digit_runs import make_run
 from PIL import Image
-from tiny_models import tiny_architectures
 
 import evaluate
 import visualize
@@ -22,20 +21,11 @@ from common.inference import load_model
 from common.model import ARCHITECTURES
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def surroundings():
-    """Small networks in the large ones' place, and no W&B."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, build in tiny_architectures().items():
-            patch.setitem(ARCHITECTURES, name, build)
-        patch.setenv("WANDB_MODE", "disabled")
-        yield
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
+def runs(tmp_path_factory, small_networks) -> Path:
     runs_dir = tmp_path_factory.mktemp("runs")
     make_run(runs_dir, "first")
     return runs_dir
@@ -53,12 +43,12 @@ def show(runs: Path, **flags) -> dict:
 def test_random_images_are_the_seeds_and_their_predictions_the_networks(runs):
     shown = show(runs, count=12, seed=3)
     assert shown["figures"] == ["random.png"]
-    rows, data = shown["predictions"], load_dataset("digits", None, "test", 32)
+    rows, data = shown["predictions"], load_dataset("digits", None, "test", 24)
     indices = [row["index"] for row in rows]
     assert len(set(indices)) == 12
     model = load_model("first", str(runs), CPU).model
     with torch.no_grad():
-        probabilities = model(normalize(resized(data.images[indices], 32))).softmax(dim=1)
+        probabilities = model(normalize(resized(data.images[indices], 24))).softmax(dim=1)
     for row, index, expected in zip(rows, indices, probabilities, strict=True):
         assert row["true"] == data.classes[data.labels[index]]
         assert row["predicted"] == data.classes[expected.argmax()] == row["top5"][0][0]
@@ -116,7 +106,7 @@ def test_ones_own_photos_are_predicted_as_the_network_would_have_them(runs, tmp_
     assert shown["which"] == "photos" and shown["figures"] == ["photos.png"]
     assert (row["index"], row["file"], row["true"]) == (None, str(tmp_path / "a photo.png"), None)
     assert f"a photo.png: {row['predicted']} (" in capsys.readouterr().out
-    square = torch.from_numpy(gallery.read_photo(tmp_path / "a photo.png", 32))[None]
+    square = torch.from_numpy(gallery.read_photo(tmp_path / "a photo.png", 24))[None]
     with torch.no_grad():
         expected = load_model("first", str(runs), CPU).model(normalize(square)).softmax(dim=1).max()
     assert row["confidence"] == pytest.approx(float(expected), abs=1e-4)
@@ -131,13 +121,13 @@ def test_an_unreadable_photo_is_named_and_nothing_written(runs, tmp_path):
 
 
 def test_an_explanation_stands_beside_the_image_it_explains(runs):
-    loaded, data = load_model("first", str(runs), CPU), load_dataset("digits", None, "test", 32)
+    loaded, data = load_model("first", str(runs), CPU), load_dataset("digits", None, "test", 24)
     indices = torch.tensor([5, 3])
     plain, pictures = gallery.look(loaded, data, indices, CPU, explain=False)
     explained, doubles = gallery.look(loaded, data, indices, CPU, explain=True)
-    np.testing.assert_array_equal(pictures, resized(data.images[indices], 32))  # denormalized, the very pixels
-    np.testing.assert_array_equal(doubles[..., :32], pictures)
-    assert doubles.shape == (2, 3, 32, 64)
+    np.testing.assert_array_equal(pictures, resized(data.images[indices], 24))  # denormalized, the very pixels
+    np.testing.assert_array_equal(doubles[..., :24], pictures)
+    assert doubles.shape == (2, 3, 24, 48)
     np.testing.assert_array_equal(plain.logits, explained.logits)
     assert show(runs, count=3, explain=True)["figures"] == ["random-explained.png"]
 

@@ -219,6 +219,7 @@ def test_an_offline_run_in_two_parts_arrives_by_wandb_sync(backend: Backend, tmp
     assert model is not None and (model.files, model.created_by) == ({"model.bin": b"offline"}, "offline")
 
 
+@pytest.mark.slow
 def test_a_sweep_hands_out_trials_stops_one_early_and_survives_a_failing_one(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(
         "program: trial.py\nmethod: grid\nproject: project\nparameters: {lr: {values: [1]}}"
