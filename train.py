@@ -1,7 +1,7 @@
 """Fine-tunes a ResNeXt-50 (32x4d), tracked with Weights & Biases.
 
     python train.py                     # the lab: CIFAR-100 from ImageNet weights, both downloaded
-    python train.py --preset digits     # handwritten digits: two minutes on a CPU, no download, no account
+    python train.py --preset digits     # handwritten digits: three minutes on two CPU cores, no download, no account
     python train.py --resume RUN        # goes on with a run as if it had never stopped
 
 Leaves a run folder in runs/: config, metrics.jsonl, loss.png and checkpoints. Next: `python evaluate.py`.
