@@ -107,8 +107,10 @@ def cell(page: Page, row: int, col: int) -> tuple[float, float]:
     """The place of a matrix cell on the screen."""
     page.locator(".matrix").scroll_into_view_if_needed()
     return page.evaluate(
-        """([row, col]) => {
-            const chart = document.querySelector(".matrix"), box = chart.getBoundingClientRect(), {xaxis, yaxis} = chart._fullLayout;
+        """async ([row, col]) => {
+            const chart = document.querySelector(".matrix");
+            await chart.drawn;
+            const box = chart.getBoundingClientRect(), {xaxis, yaxis} = chart._fullLayout;
             return [box.x + xaxis._offset + xaxis.c2p(col), box.y + yaxis._offset + yaxis.c2p(row)];
         }""",
         [row, col],
@@ -190,6 +192,11 @@ def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
     page.wait_for_function(
         "count => document.querySelector('.matrix')?._fullData?.[0]?.z?.length === count", arg=len(SUPERCLASSES)
     )
+    page.mouse.move(*cell(page, 0, 1), steps=3)
+    label = page.locator(
+        ".matrix .hoverlayer .hovertext"
+    )  # a click counts for the cell that the mouse is known to be over
+    expect(label).to_contain_text(f"{SUPERCLASSES[0]} taken for {SUPERCLASSES[1]}")
     page.mouse.click(*cell(page, 0, 1))
     count = report["superclass_confusion"][0][1]
     expect(page.locator("#cell")).to_contain_text(f"{count} of {sum(report['superclass_confusion'][0])} images")

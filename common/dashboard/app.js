@@ -309,16 +309,19 @@ function follow_address(scroll) {
   }
 }
 
+// At once, since hashchange comes later, and the next key or click may come before it.
+function go_to(run, tab) {
+  location.hash = link(run, tab);
+  follow_address(true);
+}
+
 function set_up_run() {
   by_id("run").append(...data.runs.map(run => el("option", {value: run.id}, run.id)));
-  by_id("run").addEventListener("change", event => { location.hash = link(event.target.value, place.tab); });
+  by_id("run").addEventListener("change", event => go_to(event.target.value, place.tab));
   const names = Object.keys(TABS);
   by_id("tabs").append(...names.map(name => el("button", {
     type: "button", role: "tab", id: `tab-${name}`, "data-tab": name, "aria-controls": "panel",
-    onclick: () => {
-      location.hash = link(place.run, name);
-      follow_address(false); // at once: hashchange comes later, and the next key may come before it
-    },
+    onclick: () => go_to(place.run, name),
   }, TABS[name][0])));
   by_id("tabs").addEventListener("keydown", event => {
     const at = names.indexOf(place.tab);
@@ -351,7 +354,7 @@ function show_sweeps() {
         {label: sweep.metric, value: trial => trial.value, number: true, show: trial => known(trial.value) ? shown(trial.value) : "–"},
         ...parameters.map(key => ({label: key, value: trial => trial.parameters[key] ?? null, show: trial => shown(trial.parameters[key])})),
       ], sweep.trials));
-    return () => draw_trials(chart, sweep, id => { if (runs.has(id)) location.hash = link(id); });
+    return () => draw_trials(chart, sweep, id => { if (runs.has(id)) go_to(id); });
   });
   return () => drawings.forEach(drawing => drawing());
 }
