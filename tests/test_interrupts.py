@@ -136,9 +136,9 @@ def full_after(folder: Path, room: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", range(4))
 def test_a_disk_that_is_full_from_some_write_on_loses_nothing(tmp_path, whole, part):
-    room = random.Random(part).randrange(30 * part, 30 * part + 30)
+    room = random.Random(part).randrange(15 * part, 15 * part + 15)
     assert full_after(tmp_path, room)
     assert_same_run(tmp_path / "run", whole("full"))
 
