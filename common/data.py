@@ -7,7 +7,6 @@ own photos in `data_dir/train/<class>/` and `data_dir/test/<class>/`.
 import gzip
 import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import tarfile
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import package_file
 from common.network import network_timeout
 from common.photos import load_photos, release
 
@@ -248,9 +248,9 @@ def _unpack_cifar(source: type, archive: Path, target: Path) -> None:
 
 def _load_digits(split: Split) -> Dataset:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed stratified fifth of them is the test set."""
-    # scikit-learn's own file, without importing scikit-learn, which takes longer than reading all of it.
-    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
-    table = np.loadtxt(Path(package, "datasets", "data", "digits.csv.gz"), delimiter=",", dtype=np.int64)
+    # Not by load_digits: importing scikit-learn takes longer than all else that is done here.
+    file = package_file("sklearn", "datasets", "data", "digits.csv.gz")
+    table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     labels = torch.from_numpy(table[:, -1].copy())
     train, test = split_indices(labels, fraction=0.2, seed=0)
     indices = train if split == "train" else test

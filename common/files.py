@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Replaces the file at `path`, or leaves what was there."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def package_file(package: str, *parts: str) -> Path:
+    """The path of a file in an installed package, without importing that, which can take a second and more. Errors: `UserError`
+    when it isn't installed."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{package} isn't installed: pip install -r requirements.txt")
+    return Path(spec.origin).parent.joinpath(*parts)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -198,7 +198,9 @@ class Run:
         refused for good, so the server is asked."""
         if self._run is None:
             return
-        self._remember_exit(exit_code)
+        self._record["exit_code"] = exit_code  # so that sync.py can end the run on the server as it ended here
+        with contextlib.suppress(OSError):  # a full disk must not hide why a run ends
+            _write_record(self.folder, self._record)
         try:
             self._run.finish(exit_code=exit_code)
             if self.mode == "online" and not self._arrived():
@@ -234,15 +236,6 @@ class Run:
     def _relative(self, path: Path) -> str:
         """Relative to the run folder where possible, so that the folder can be moved."""
         return os.path.relpath(path.resolve(), self.folder.path.resolve())
-
-    def _remember_exit(self, exit_code: int) -> None:
-        """So that sync.py can end the run on the server as it ended here. A full disk must not hide why a run ends."""
-        known = self.folder.read_tracking()
-        for record in known["runs"]:
-            if record["id"] == self.id:
-                record["exit_code"] = exit_code
-        with contextlib.suppress(OSError):
-            write_json(self.folder.tracking, known)
 
     def _remember(self, kind: str, entry: dict[str, Any]) -> None:
         known = self.folder.read_tracking()
@@ -300,17 +293,21 @@ def start(
         record["dirs"].append(os.path.relpath(directory, folder.path.resolve()))
         # Under W&B's agent, the sweep says which run and project it is.
         record["id"], record["project"], record["entity"] = run.id, run.project, run.entity or entity
-        run_id = run.id
-    known = folder.read_tracking()
-    known["runs"] = [other for other in known["runs"] if other["id"] != run_id] + [record]
     with disk_errors(folder.tracking):
-        write_json(folder.tracking, known)
+        _write_record(folder, record)
     tracked = Run(folder, record, run)
     if run is not None and earlier and earlier["dirs"]:
         tracked._last_step = (
             run.step - 1 if mode == "online" else max(logged_rows(folder.path / d for d in earlier["dirs"]), default=-1)
         )
     return tracked
+
+
+def _write_record(folder: RunFolder, record: dict[str, Any]) -> None:
+    """Puts what is known of a W&B run into tracking.json, in its earlier record's place."""
+    known = folder.read_tracking()
+    known["runs"] = [other for other in known["runs"] if other["id"] != record["id"]] + [record]
+    write_json(folder.tracking, known)
 
 
 def _variable(setting: str) -> str:

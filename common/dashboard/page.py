@@ -3,7 +3,6 @@
 import json
 import time
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from common.dashboard import pictures, reading, summary
 from common.errors import UserError
-from common.files import write_atomic
+from common.files import package_file, write_atomic
 
 HERE = Path(__file__).parent
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
@@ -99,10 +98,7 @@ def json_for_script(data: Any) -> Markup:
 
 @lru_cache(maxsize=1)
 def plotly_source() -> Markup:
-    """Plotly's browser code out of its Python package, whose import would take a second."""
-    spec = find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise UserError("plotly isn't installed: pip install -r requirements.txt")
-    source = (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    """Plotly's browser code out of its Python package."""
+    source = package_file("plotly", "package_data", "plotly.min.js").read_text(encoding="utf-8")
     assert "</script" not in source.lower()
     return Markup(source)
