@@ -1,4 +1,4 @@
-"""The benchmarks with a goal, one after the other, in about twelve minutes on two idle cores; prints their tables as Markdown.
+"""The benchmarks with a goal, one after the other; prints their tables as Markdown.
 
     python -m benchmarks.all > tables.md
 
