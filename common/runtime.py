@@ -14,6 +14,10 @@ from common.errors import UserError
 
 Batch = TypeVar("Batch")
 
+# With images up to this size a ResNet's last stage gets one pixel, where bf16 on a CPU can't be trained with: the weight
+# gradient of a 3x3 convolution with stride 2 holds uninitialized memory in torch 2.14 (oneDNN), 1e34 and NaN among it.
+CPU_BF16_WRONG_UP_TO = 16
+
 
 def choose_device(name: str) -> torch.device:
     """`auto` takes a GPU where there is one, and each of `torchrun`'s processes its own. Errors: `UserError` when the device
@@ -46,21 +50,31 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
-def choose_amp(amp: str, device: torch.device) -> torch.dtype | None:
+def choose_amp(amp: str, device: torch.device, smallest_image: int | None = None) -> torch.dtype | None:
     """The dtype to autocast to, or None. `auto` takes what the device computes in: bf16 on a CPU without bf16 instructions
-    was measured 17 times slower than float32."""
+    was measured 17 times slower than float32.
+
+    Args:
+        smallest_image: side in pixels of the smallest images to be trained on; None where nothing is trained.
+
+    Errors: `UserError` for bf16 training on a CPU with images that it gets wrong gradients for.
+    """
+    wrong = device.type == "cpu" and smallest_image is not None and smallest_image <= CPU_BF16_WRONG_UP_TO
+    if amp == "bf16" and wrong:
+        raise UserError(
+            f"--amp is bf16, which torch computes wrong gradients in for images of {smallest_image} px on a CPU; use "
+            "--amp none, or a larger --image_size or --progressive_from"
+        )
     if amp == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        if device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_has_bf16():
-            return torch.bfloat16
-        return None
+        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() and not wrong else None
     return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 
 def _cpu_has_bf16() -> bool:
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(check and check())
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and bool(check and check())
 
 
 def seed_for(*parts: int) -> int:

@@ -44,7 +44,7 @@ class Task:
 
 def prepare(config: TrainConfig, team: Team, device: torch.device) -> Task:
     """Errors: `UserError` for whatever does not fit: flags, data, weights, a run that is taken."""
-    amp = choose_amp(config.amp, device)
+    amp = choose_amp(config.amp, device, config.progressive_from or config.image_size)
     folder = team.agree(lambda: runs.open_run(config))
     with team.main_first():
         data = load_dataset(config.dataset, config.data_dir, "train", config.image_size)

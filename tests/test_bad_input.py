@@ -72,6 +72,7 @@ CASES = [
     ("train.py", f"{DIGITS} extra", "extra"),
     ("train.py", "--preset digits --device tpu", "--device"),
     ("train.py", "--preset digits --device cuda:99", "--device"),
+    ("train.py", "--preset digits --device cpu --amp bf16 --image_size 16", "--amp"),
     # train.py: places and files
     ("train.py", f"{DIGITS} --run_id ../escape", "--run_id"),
     ("train.py", f"{DIGITS} --run_id .hidden", "--run_id"),

@@ -17,7 +17,7 @@ from common.model import set_trainable
 from common.optimization import build_loss, build_sgd, parameter_groups
 from common.runtime import choose_amp, choose_device
 
-GPU = torch.device("cuda", 0)
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
 @pytest.fixture
@@ -150,7 +150,25 @@ def test_mixed_precision_is_what_the_device_computes_in(monkeypatch):
         monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True, s=supported: s)
         assert choose_amp("auto", GPU) == dtype
     for has_bf16, dtype in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
         monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda has=has_bf16: has)
-        assert choose_amp("auto", torch.device("cpu")) == dtype
+        assert choose_amp("auto", CPU) == dtype
     assert [choose_amp(name, GPU) for name in ("none", "bf16", "fp16")] == [None, torch.bfloat16, torch.float16]
+
+
+def test_a_cpu_trains_in_bf16_only_where_its_gradients_are_right(monkeypatch):
+    monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: True)
+    assert choose_amp("auto", CPU, 16) is None and choose_amp("auto", CPU, 17) == torch.bfloat16
+    with pytest.raises(UserError, match="--amp is bf16"):
+        choose_amp("bf16", CPU, 16)
+    assert choose_amp("bf16", GPU, 16) == torch.bfloat16 == choose_amp("bf16", CPU, 17)
+
+    convolution = nn.Conv2d(64, 64, 3, stride=2, padding=1, groups=32, bias=False)
+    for pixels in (2, 3, 7):  # at the last stage, of images of 17, 33 and 224 px
+        images = torch.randn(8, 64, pixels, pixels)
+        gradients = []
+        for amp in (False, True, True):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+                answer = convolution(images)
+            gradients += torch.autograd.grad(answer, convolution.weight, torch.ones_like(answer))
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.05)
+        assert torch.equal(gradients[1], gradients[2])
