@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,12 +32,30 @@ def state_of(backend: Backend) -> dict:
     }
 
 
+def sync(place: Path, runs_dir: str, backend: Backend, status: int) -> str:
+    env = script_environment(place, WANDB_MODE=None, **backend.env(place))
+    done = run_script("sync.py", "--runs_dir", runs_dir, cwd=place, env=env, status=status)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def offline(tmp_path_factory) -> SimpleNamespace:
-    """A run trained and evaluated offline, what was kept of its weights, and its folder moved, with nothing left behind."""
+def server() -> Iterator[Backend]:
+    with Backend() as backend:
+        yield backend
+        assert not backend.unknown
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory, server) -> SimpleNamespace:
+    """A run trained offline, sent to a server that refuses its data and evaluated offline, what was kept of its weights, and its
+    folder moved, with nothing left behind."""
     old, new = tmp_path_factory.mktemp("old"), tmp_path_factory.mktemp("new")
     env = script_environment(old, WANDB_MODE="offline")
     trained = run_script("train.py", *FLAGS, cwd=old, env=env)
+    server.fault = "full"
+    refused = sync(old, "runs", server, 1)
+    server.fault = None
     evaluated = run_script("evaluate.py", "--checkpoint", MODEL, "--device", "cpu", cwd=old, env=env)
     best = old / "runs" / "run" / "checkpoints" / "best.safetensors"
     copies = [path.name for path in old.rglob("*") if path.is_file() and path.stat().st_size >= best.stat().st_size]
@@ -47,28 +66,17 @@ def offline(tmp_path_factory) -> SimpleNamespace:
         folder=new / "elsewhere" / "run",
         copies=copies,
         said=trained.stdout,
+        refused=refused,
         evaluated=evaluated.stdout,
     )
 
 
 @pytest.fixture(scope="module")
-def synced(offline) -> Iterator[SimpleNamespace]:
-    """The server after three calls of sync.py: while it refuses data, when it takes it, and once more."""
-    with Backend() as backend:
-        env = script_environment(offline.place, WANDB_MODE=None, **backend.env(offline.place))
-
-        def sync(status: int) -> str:
-            done = run_script("sync.py", "--runs_dir", "elsewhere", cwd=offline.place, env=env, status=status)
-            assert "Traceback" not in done.stderr, done.stderr
-            return done.stdout
-
-        backend.fault = "full"
-        refused = sync(1)
-        backend.fault = None
-        accepted, before = sync(0), state_of(backend)
-        again, after = sync(0), state_of(backend)
-        yield SimpleNamespace(backend=backend, refused=refused, accepted=accepted, again=again, states=(before, after))
-        assert not backend.unknown
+def synced(offline, server) -> SimpleNamespace:
+    """The server after two calls of sync.py."""
+    accepted, before = sync(offline.place, "elsewhere", server, 0), state_of(server)
+    again, after = sync(offline.place, "elsewhere", server, 0), state_of(server)
+    return SimpleNamespace(backend=server, accepted=accepted, again=again, states=(before, after))
 
 
 def test_offline_an_artifact_s_name_and_a_run_s_id_mean_the_run_s_weights(offline):
@@ -88,8 +96,8 @@ def test_the_commands_that_send_are_printed(offline):
     assert "wandb leet runs/run/wandb/offline-run-" in offline.evaluated
 
 
-def test_while_the_server_refuses_data_something_is_missing(synced):
-    assert "incomplete" in synced.refused and "0 of 8" in synced.refused
+def test_while_the_server_refuses_data_something_is_missing(offline):
+    assert "incomplete" in offline.refused and "0 of 8" in offline.refused
 
 
 def test_a_moved_run_arrives_whole(synced, offline):
