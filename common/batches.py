@@ -21,27 +21,31 @@ from common.runtime import seed_for
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+# The same for images in [0, 255], as x * SCALE + OFFSET.
+SCALE = tuple(1 / (255 * std) for std in STD)
+OFFSET = tuple(-mean / std for mean, std in zip(MEAN, STD, strict=True))
+
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 (b, 3, h, w) → float32 of the same shape, (x / 255 - MEAN) / STD, channels_last."""
-    scale, shift = (values.view(3).expand(images.shape[3], 3).flatten() for values in _affine(images.device))
+    scale, offset = (values.expand(images.shape[3], 3).flatten() for values in _affine(images.device))
     images = images.to(torch.float32, memory_format=torch.channels_last)
-    # In place, on a view of its rows (b, h, 3 w): over three channels at a time, each of these took eight times as long.
-    images.permute(0, 2, 3, 1).flatten(2).mul_(scale).sub_(shift)
+    # In place, on a view of its rows (b, h, 3 w): over three channels at a time it takes eight times as long.
+    rows = images.permute(0, 2, 3, 1).flatten(2)
+    torch.addcmul(offset, rows, scale, out=rows)
     return images
 
 
 def denormalize(images: Tensor) -> Tensor:
     """Undoes `normalize`: float (…, 3, h, w) → float in [0, 1]; times 255 and rounded, the very uint8 it came from."""
-    scale, shift = _affine(images.device)
-    return ((images + shift) / (255 * scale)).clamp(0, 1)
+    scale, offset = (values.view(3, 1, 1) for values in _affine(images.device))
+    return ((images - offset) / (255 * scale)).clamp(0, 1)
 
 
 def _affine(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = torch.tensor([MEAN, STD], dtype=torch.float64).view(2, 3, 1, 1)
-    return (1 / (255 * std)).float().to(device, non_blocking=True), (mean / std).float().to(device, non_blocking=True)
+    return tuple(torch.tensor(values).to(device, non_blocking=True) for values in (SCALE, OFFSET))
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -97,7 +101,9 @@ class Batches:
         self.rank, self.world = rank, world
         # A set larger than memory stays a file, of which a batch is read while the last one computes.
         mapped = mapped_file(images)
-        self.images = images.to(device) if mapped is None else images
+        self.images = images.to(device, memory_format=torch.channels_last) if mapped is None else images
+        if not self.images.is_contiguous(memory_format=torch.channels_last):
+            raise ValueError("images that are a mapped file must be channels_last")
         self.file = None if mapped is None else open(mapped.filename, "rb", buffering=0)
         self.start = 0 if mapped is None else mapped.offset + images.storage_offset()
         self.labels = labels.to(device)
@@ -138,14 +144,17 @@ class Batches:
     def _read(self, batches: list[Tensor]) -> Iterator[Tensor]:
         """uint8 images of each batch, on the device."""
         if self.file is None:
+            stored = self.images.permute(0, 2, 3, 1)  # an image lies in one piece: a batch of 32 takes 5 µs, not 70
             for indices in batches:
-                yield self.images[indices.to(self.device, non_blocking=True)]
+                yield stored.index_select(0, indices.to(self.device, non_blocking=True)).permute(0, 3, 1, 2)
             return
 
         # Not through the mapping: a page that is touched there can bring 2 MB around it into resident memory. And by NumPy
         # alone: a second thread in torch would start a second team.
+        channels, height, width = self.images.shape[1:]
+
         def read(indices: np.ndarray) -> np.ndarray:
-            images = np.empty((len(indices), *self.images.shape[1:]), np.uint8)
+            images = np.empty((len(indices), height, width, channels), np.uint8)
             for image, index in zip(images, indices.tolist(), strict=True):
                 self.file.seek(self.start + index * image.nbytes)
                 if self.file.readinto(image) != image.nbytes:
@@ -155,7 +164,7 @@ class Batches:
         with ThreadPoolExecutor(1) as reader:
             ahead = [reader.submit(read, indices.numpy()) for indices in batches[:1]]
             for following in [*batches[1:], None][: len(batches)]:
-                images = torch.from_numpy(ahead.pop().result())
+                images = torch.from_numpy(ahead.pop().result()).permute(0, 3, 1, 2)
                 if following is not None:
                     ahead.append(reader.submit(read, following.numpy()))
                 yield images.to(self.device, non_blocking=True)
@@ -199,10 +208,11 @@ def random_crop_and_flip(images: Tensor, flip: bool, draws: Draws) -> Tensor:
     rows = top[:, None] + torch.arange(height)
     columns = left[:, None] + torch.where(mirrored[:, None], torch.arange(width).flip(0), torch.arange(width))
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    rows, columns = rows.to(images.device, non_blocking=True), columns.to(images.device, non_blocking=True)
-    batch = torch.arange(len(images), device=images.device)
-    # Index arrays apart from each other put their axes first: (b, h, w, 3), which is channels_last already.
-    return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    # By each pixel's place among all of the batch: index_select takes less than half the time of indexing by three axes.
+    rows = rows + torch.arange(len(images))[:, None] * padded.shape[2]
+    places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten().to(images.device, non_blocking=True)
+    pixels = padded.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+    return pixels.index_select(0, places).view(len(images), height, width, -1).permute(0, 3, 1, 2)
 
 
 def random_augment(images: Tensor, draws: Draws) -> Tensor:
@@ -219,7 +229,7 @@ def resized(images: Tensor, size: int) -> Tensor:
     """uint8 (b, 3, h, w) → uint8 (b, 3, size, size), bilinear with antialiasing."""
     if images.shape[-2:] == (size, size):
         return images
-    # In this layout it takes a third of the time.
+    # In channels_last, which `Batches` keeps them in, it takes a third of the time.
     return F.resize(images.contiguous(memory_format=torch.channels_last), [size, size], antialias=True)
 
 

@@ -65,7 +65,7 @@ class Dataset:
     name: str
     """one of `DATASETS`"""
     images: Tensor
-    """uint8 (N, 3, H, W), contiguous; may be backed by a memory-mapped file"""
+    """uint8 (N, 3, H, W), channels_last; may be backed by a memory-mapped file"""
     labels: Tensor
     """int64 (N,), values in [0, K)"""
     classes: tuple[str, ...]
@@ -167,7 +167,7 @@ def _load_cifar(name: str, folder: Path, split: Split) -> Dataset:
             f"{error.filename or folder} can't be read or written ({error.strerror or error}); free some space, or choose "
             "another folder with --data_dir"
         ) from error
-    images = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))  # as stored in the file, hence without a copy
+    images = torch.from_numpy(np.ascontiguousarray(cifar.data)).permute(0, 3, 1, 2)
     classes = tuple(cifar.classes)
     superclasses = superclass_of = None
     if name == "cifar100":
@@ -175,7 +175,7 @@ def _load_cifar(name: str, folder: Path, split: Split) -> Dataset:
         index_of = {member: i for i, members in enumerate(CIFAR100_SUPERCLASSES.values()) for member in members}
         superclass_of = tuple(index_of[member] for member in classes)
     labels = torch.tensor(cifar.targets, dtype=torch.int64)
-    return Dataset(name, torch.from_numpy(images), labels, classes, superclasses, superclass_of, flip=True)
+    return Dataset(name, images, labels, classes, superclasses, superclass_of, flip=True)
 
 
 def _cifar_files(source: type) -> dict[str, str]:
@@ -255,7 +255,7 @@ def _load_digits(split: Split) -> Dataset:
     train, test = split_indices(labels, fraction=0.2, seed=0)
     indices = train if split == "train" else test
     grey = torch.from_numpy(np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8))  # 0..16 → 0..255
-    images = grey[indices].unsqueeze(1).repeat(1, 3, 1, 1)
+    images = grey[indices].unsqueeze(3).repeat(1, 1, 1, 3).permute(0, 3, 1, 2)
     return Dataset("digits", images, labels[indices], tuple("0123456789"), None, None, flip=False)
 
 

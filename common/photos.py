@@ -37,7 +37,7 @@ from common.files import atomic_path
 if TYPE_CHECKING:
     import torch
 
-DECODE_VERSION = 1  # raise it when `read_photo` would give other pixels
+DECODE_VERSION = 2  # raise it when `read_photo` would give other pixels, or the file lays them out in another way
 IN_MEMORY_BYTES = 256 << 20  # a set below this is read into memory, a larger one is mapped
 _FILES_WORTH_WORKERS = 500  # fewer files are decoded before the workers have started
 _CHUNK_BYTES = 4 << 20  # decoded pixels a task hands back at once
@@ -67,11 +67,12 @@ def read_photo(path: Path, image_size: int) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} can't be read as an image ({reason}); replace or remove the file") from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    return np.array(square).transpose(2, 0, 1)
 
 
 def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Tensor:
-    """The photos `names`, paths relative to `folder`, as uint8 (N, 3, image_size, image_size), in the order given.
+    """The photos `names`, paths relative to `folder`, as uint8 (N, 3, image_size, image_size), channels_last, in the order
+    given.
 
     Decoded when the cache has no file for these very sources. A set of `IN_MEMORY_BYTES` and more comes back as a
     private mapping of the file: writing to it changes neither the file nor anyone else's view.
@@ -79,7 +80,7 @@ def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Te
     Errors: `UserError` naming the unreadable photo, or `FINETUNE_CACHE` when the cache can't be written.
     """
     folder = Path(folder).resolve()
-    shape = (len(names), 3, image_size, image_size)
+    shape = (len(names), image_size, image_size, 3)
     stem = f"{folder.parent.name}-{folder.name}-{image_size}px"
     key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[-60:]}-{_digest(os.fsencode(folder), image_size)}"
     cache = cache_folder() / "photos"
@@ -158,7 +159,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _as_tensor(images: np.ndarray) -> torch.Tensor:
     import torch
 
-    tensor = torch.from_numpy(images)
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     if isinstance(images, np.memmap):
         _mapped[tensor.untyped_storage().data_ptr()] = images
     return tensor
@@ -169,7 +170,7 @@ def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -
     image_bytes = 3 * image_size**2
     per_task = max(1, min(64, _CHUNK_BYTES // image_bytes))
     tasks = [[folder / name for name in names[start : start + per_task]] for start in range(0, len(names), per_task)]
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), 3, image_size, image_size)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), image_size, image_size, 3)}
     with open(target, "wb") as file, tqdm(total=len(names), desc=f"decoding {folder.name}", unit="photos") as bar:
         np.lib.format.write_array_header_2_0(file, header)
         if hasattr(os, "posix_fallocate"):  # a full disk is found now, not after an hour
@@ -185,7 +186,8 @@ def _workers(files: int) -> int:
 
 
 def _read_photos(paths: list[Path], image_size: int) -> np.ndarray:
-    return np.stack([read_photo(path, image_size) for path in paths])
+    """uint8 (n, image_size, image_size, 3)."""
+    return np.stack([read_photo(path, image_size).transpose(1, 2, 0) for path in paths])
 
 
 def _decoded(tasks: list[list[Path]], image_size: int, workers: int) -> Iterator[np.ndarray]:

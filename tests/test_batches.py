@@ -162,9 +162,10 @@ def test_two_processes_share_the_batches_of_one(augment, mix):
 
 
 def mapped_set(path: Path, shape: tuple[int, ...], monkeypatch) -> torch.Tensor:
-    """A file of zeros, mapped as `common.photos` maps one."""
-    file = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    tensor = torch.from_numpy(file)
+    """A file of zeros, mapped as `common.photos` maps one. shape: (N, 3, H, W)."""
+    count, channels, height, width = shape
+    file = np.lib.format.open_memmap(path, "w+", np.uint8, (count, height, width, channels))
+    tensor = torch.from_numpy(file).permute(0, 3, 1, 2)
     storage = tensor.untyped_storage().data_ptr()
     found = {storage: file}
     monkeypatch.setattr(module, "mapped_file", lambda images: found.get(images.untyped_storage().data_ptr()))
@@ -178,6 +179,8 @@ def test_a_mapped_set_gives_the_batches_of_one_in_memory(tmp_path, monkeypatch):
     assert_same(make().epoch(1, 2), make(mapped).epoch(1, 2))
     assert_same(make(images()[20:]).epoch(0), make(mapped[20:]).epoch(0))
     assert list(make(mapped).epoch(0, len(make()))) == []
+    with pytest.raises(ValueError, match="channels_last"):
+        make(mapped.permute(0, 1, 3, 2))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")

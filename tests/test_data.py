@@ -92,7 +92,7 @@ def test_cifar_is_downloaded_with_a_progress_bar_and_equals_torchvisions_arrays(
     assert CIFAR[name].url in shown.out and "100%" in shown.err
     for split, ours in splits.items():
         theirs = CIFAR[name](data_dir, train=split == "train")
-        assert ours.images.dtype == torch.uint8 and ours.images.is_contiguous()
+        assert ours.images.dtype == torch.uint8 and ours.images.is_contiguous(memory_format=torch.channels_last)
         assert np.array_equal(ours.images.permute(0, 2, 3, 1), theirs.data)
         assert ours.labels.dtype == torch.int64 and ours.labels.tolist() == theirs.targets
         assert list(ours.classes) == theirs.classes

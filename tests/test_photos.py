@@ -65,7 +65,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 def test_a_photo_is_its_centre_square_resized(size, tmp_path):
     picture(0, *size).save(tmp_path / "photo.png")
     photo = read_photo(tmp_path / "photo.png", 16)
-    assert photo.shape == (3, 16, 16) and photo.dtype == np.uint8 and photo.flags.c_contiguous
+    assert photo.shape == (3, 16, 16) and photo.dtype == np.uint8
     # Torchvision's transforms cut whole pixels of the resized photo; here the square is cut at its exact place.
     theirs = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])(Image.open(tmp_path / "photo.png"))
     assert np.abs(photo.astype(int) - pixels(theirs)).mean() < 8
@@ -158,7 +158,7 @@ def test_photos_come_in_the_order_asked_for(tmp_path):
     names = make_photos(tmp_path / "train")
     names.reverse()
     images = load_photos(tmp_path / "train", names, 16)
-    assert images.dtype == torch.uint8 and images.is_contiguous()
+    assert images.dtype == torch.uint8 and images.is_contiguous(memory_format=torch.channels_last)
     for name, image in zip(names, images, strict=True):
         assert np.array_equal(image, read_photo(tmp_path / "train" / name, 16))
 
