@@ -83,6 +83,7 @@ def train(config: AblationConfig, row: str, seed: int) -> None:
     )
     flags = {
         **{"preset": "best", "dataset": "folder", "weights": "none", "log_weights": False},
+        **{"amp": "none"},  # the same in all rows, also those whose images become smaller than bf16 can be trained with
         **{name: getattr(config, name) for name in own},
         **ROWS[row],
         **{"seed": seed, "run_id": folder.id},

@@ -36,6 +36,8 @@ class ThroughputConfig:
     workers: int = 0
     """Worker processes of the lab's DataLoader."""
     device: str = "auto"
+    amp: str = "auto"
+    """The project's and the bare step's precision, as train.py's; the lab's is float32."""
 
 
 def project_training(
@@ -87,7 +89,7 @@ def turns(stream: Iterator, steps: int, device: torch.device) -> Callable[[], No
 
 def measure(config: ThroughputConfig, size: int) -> list[str]:
     device = choose_device(config.device)
-    amp = choose_amp("auto", device)
+    amp = choose_amp(config.amp, device)
     steps = max(1, round(config.steps * 224 / size))
     images, labels = small_images(2 * config.batch_size * steps * (config.rounds + 1))
     loader = lab_loader(images, labels, config.batch_size, size, workers=config.workers)
@@ -110,7 +112,8 @@ def measure(config: ThroughputConfig, size: int) -> list[str]:
 
 def main(config: ThroughputConfig) -> None:
     header = ["px", "project, images/s", "lab", "bare step", "of the ceiling", "times the lab", "goal"]
-    print(f"### throughput, batch {config.batch_size}\n")
+    amp = choose_amp(config.amp, choose_device(config.device))
+    print(f"### throughput, batch {config.batch_size}, {str(amp or torch.float32).removeprefix('torch.')}\n")
     print(table(header, [measure(config, size) for size in config.sizes]), flush=True)
 
 
