@@ -87,7 +87,7 @@ def main(config: EvaluateConfig) -> None:
             }
             write_json(output / "report.json", numbers)
 
-        run.log_images(f"{prefix}figures", [(output / f"{name}.png", name) for name in figures])
+        run.log_images({f"{prefix}figures/{name}": output / f"{name}.png" for name in figures})
         if len(data.classes) <= 25:  # W&B draws every cell of its own matrix, and K² rows are logged for it
             run.log_confusion_matrix(f"{prefix}confusion", predictions.labels, predictions.answers, data.classes)
         run.set_summary({"run_id": loaded.metadata["run_id"], **numbers["metrics"]})

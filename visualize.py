@@ -70,7 +70,7 @@ def main(config: VisualizeConfig) -> None:
             figures = [file.name for file in files]
             saved = {"which": name, "created": time.time(), "figures": figures, "predictions": rows}
             write_json(output / "predictions.json", saved)
-        run.log_images(f"predictions/{name}", [(file, title) for file in files])
+        run.log_images({f"predictions/{file.stem}": file for file in files}, title)
 
     if config.images:
         for row in rows:

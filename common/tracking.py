@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,10 @@ class Run:
             self._last_step = step
 
     @_safely
-    def log_images(self, key: str, pictures: Sequence[tuple[Path, str]]) -> None:
+    def log_images(self, pictures: Mapping[str, Path], caption: str | None = None) -> None:
+        """Each under its key, a panel of its own: W&B shows those of one key in one size."""
         if self._run is not None:
-            self._run.log({key: [wandb.Image(str(path), caption=caption) for path, caption in pictures]})
+            self._run.log({key: wandb.Image(str(path), caption=caption) for key, path in pictures.items()})
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A W&B Table, and the same as JSON in the run folder, since W&B's offline viewer shows no Tables."""

@@ -124,7 +124,8 @@ def test_a_moved_evaluation_arrives_whole(synced, offline):
     report = json.loads((offline.folder / "evaluation" / "report.json").read_text())
     media = {key: value for row in run.history for key, value in row.items() if isinstance(value, dict)}
     assert [row["_step"] for row in run.rows] == list(range(len(run.rows)))
-    assert all(name in run.files for name in media["figures"]["filenames"])
+    for name, file in report["figures"].items():
+        assert run.files[media[f"figures/{name}"]["path"]] == (offline.folder / "evaluation" / file).read_bytes()
     tables = [artifact for artifact in synced.backend.artifacts if artifact.type in ("table", "run_table")]
     for key in report["tables"]:
         local = json.loads((offline.folder / "evaluation" / "tables" / f"{key.replace('/', '-')}.json").read_text())
