@@ -24,6 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import RunError, UserError
 from common.files import atomic_path
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Te
     Decoded when the cache has no file for these very sources. A set of `IN_MEMORY_BYTES` and more comes back as a
     private mapping of the file: writing to it changes neither the file nor anyone else's view.
 
-    Errors: `UserError` naming the unreadable photo, or `FINETUNE_CACHE` when the cache can't be written.
+    Errors: `UserError` naming the unreadable photo, or `FINETUNE_CACHE` when the cache can't be written; `RunError` when the
+    system killed a worker.
     """
     folder = Path(folder).resolve()
     shape = (len(names), image_size, image_size, 3)
@@ -223,9 +225,15 @@ def _start_worker() -> None:
 
 @contextlib.contextmanager
 def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
-    """An `OSError` while writing becomes a `UserError` that says where, how much, and what to set."""
+    """An `OSError` while writing becomes a `UserError` that says where, how much, and what to set; a worker that was killed a
+    `RunError`."""
     try:
         yield
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process that decoded photos was killed, by the system if memory ran out; free some, or choose a smaller "
+            "--image_size, and begin again: nothing half-decoded is kept"
+        ) from error
     except OSError as error:
         megabytes = np.prod(shape, dtype=np.int64) / 1e6
         raise UserError(

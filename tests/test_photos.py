@@ -1,5 +1,6 @@
 """Photos are decoded as a viewer shows them, once, and the cache never gives other pixels than the files hold now."""
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 import common.photos
-from common.errors import UserError
+from common.errors import RunError, UserError
 from common.photos import is_mapped, load_photos, read_photo, release
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -307,6 +308,22 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
     with pytest.raises(UserError, match=f"{names[77]} is not an image"):
         load_photos(tmp_path / "train", names, 16)
     assert list(cache.iterdir()) == [file]  # the earlier one; nothing half-written
+
+
+def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(tmp_path, monkeypatch, cache):
+    names = make_photos(tmp_path / "train", 150)
+    monkeypatch.setattr(common.photos, "_workers", lambda files: 2)
+    monkeypatch.setattr(common.photos, "_CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+
+    class Killing(common.photos.tqdm):
+        def update(self, n):
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    monkeypatch.setattr(common.photos, "tqdm", Killing)
+    with pytest.raises(RunError, match="was killed"):
+        load_photos(tmp_path / "train", names, 16)
+    assert list(cache.iterdir()) == []
 
 
 def test_workers_are_as_many_as_this_process_may_use_and_only_where_they_pay(monkeypatch):
