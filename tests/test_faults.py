@@ -103,6 +103,23 @@ def test_out_of_memory_names_the_batch_size_to_try(error):
         raise error
 
 
+@pytest.mark.slow
+def test_a_process_that_gets_no_more_memory_names_the_batch_size_to_try(tmp_path):
+    flags = ("--preset", "digits", "--device", "cpu", "--image_size", "224", "--batch_size", "400", "--run_id", "run")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *flags],  # the real network, which needs some 40 GB for these
+        cwd=tmp_path,
+        env=script_environment(tmp_path, TINY_MODELS=None),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (10 << 30, 10 << 30)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "--batch_size 400; try --batch_size 200" in message(done.stderr)
+    assert json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())["status"] == "failed"
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(64, torch.device("cpu")):
         raise RuntimeError("shapes differ")
