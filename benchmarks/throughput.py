@@ -10,6 +10,7 @@ at 64 px; 1.25 times the lab's loop at 224 px.
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -36,7 +37,7 @@ class ThroughputConfig:
     workers: int = 0
     """Worker processes of the lab's DataLoader."""
     device: str = "auto"
-    amp: str = "auto"
+    amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     """The project's and the bare step's precision, as train.py's; the lab's is float32."""
 
 
@@ -87,9 +88,7 @@ def turns(stream: Iterator, steps: int, device: torch.device) -> Callable[[], No
     return turn
 
 
-def measure(config: ThroughputConfig, size: int) -> list[str]:
-    device = choose_device(config.device)
-    amp = choose_amp(config.amp, device)
+def measure(config: ThroughputConfig, size: int, device: torch.device, amp: torch.dtype | None) -> list[str]:
     steps = max(1, round(config.steps * 224 / size))
     images, labels = small_images(2 * config.batch_size * steps * (config.rounds + 1))
     loader = lab_loader(images, labels, config.batch_size, size, workers=config.workers)
@@ -112,9 +111,10 @@ def measure(config: ThroughputConfig, size: int) -> list[str]:
 
 def main(config: ThroughputConfig) -> None:
     header = ["px", "project, images/s", "lab", "bare step", "of the ceiling", "times the lab", "goal"]
-    amp = choose_amp(config.amp, choose_device(config.device))
+    device = choose_device(config.device)
+    amp = choose_amp(config.amp, device, min(config.sizes))
     print(f"### throughput, batch {config.batch_size}, {str(amp or torch.float32).removeprefix('torch.')}\n")
-    print(table(header, [measure(config, size) for size in config.sizes]), flush=True)
+    print(table(header, [measure(config, size, device, amp) for size in config.sizes]), flush=True)
 
 
 if __name__ == "__main__":

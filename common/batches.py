@@ -149,10 +149,10 @@ class Batches:
                 yield stored.index_select(0, indices.to(self.device, non_blocking=True)).permute(0, 3, 1, 2)
             return
 
-        # Not through the mapping: a page that is touched there can bring 2 MB around it into resident memory. And by NumPy
-        # alone: a second thread in torch would start a second team.
         channels, height, width = self.images.shape[1:]
 
+        # Not through the mapping: a page that is touched there can bring 2 MB around it into resident memory. And by NumPy
+        # alone: a second thread in torch would start a second team.
         def read(indices: np.ndarray) -> np.ndarray:
             images = np.empty((len(indices), height, width, channels), np.uint8)
             for image, index in zip(images, indices.tolist(), strict=True):
