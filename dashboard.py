@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import report_errors
+from common.base.errors import report_errors
 
 LOOK_SECONDS = 2  # between two looks at the run folders
 RELOAD_SECONDS = 10  # between two reloads of a watched page
@@ -68,6 +68,6 @@ def watch(runs_dir: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     with report_errors():
-        from common.config import parse
+        from common.cli import parse
 
         main(parse(DashboardConfig, description=__doc__))

@@ -9,33 +9,37 @@ After `python train.py --preset digits` expect an accuracy above 0.95. Next: `py
 
 import time
 
-from common.config import EvaluateConfig, parse
-from common.errors import UserError, report_errors
+from common.base.errors import UserError, report_errors
+from common.cli import parse
+from common.config import EvaluateConfig, as_dict
 
 
 def main(config: EvaluateConfig) -> None:
-    from common import plots, report
-    from common.data import dataset_digest
-    from common.evaluation import answers, downloader, evaluation_folder, load_part, tracked
-    from common.files import disk_errors, write_atomic, write_json
-    from common.inference import load_model
-    from common.runs import check_writable, find_run
-    from common.runtime import choose_amp, choose_device, device_name
+    from common.analysis import figures, report
+    from common.analysis.predictions import answers, comparable, evaluation_folder, load_part
+    from common.base import drawing
+    from common.base.device import choose_amp, choose_device, device_name
+    from common.base.files import disk_errors, write_atomic, write_json
+    from common.data.dataset import dataset_digest
+    from common.model.load import load_model
+    from common.runs.find import find_run
+    from common.runs.folder import check_writable
+    from common.tracking.about import downloader, tracked
 
     # Everything that can be refused is, before anything is written.
     device = choose_device(config.device)
     amp = choose_amp(config.amp, device)
-    loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config))
+    loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     data, indices = load_part(loaded, config.split, config.dataset, config.data_dir)
     if config.compare:
         other = find_run(config.runs_dir, config.compare, "--compare")
         their_folder = evaluation_folder(other, config.split)
-        theirs = report.comparable(their_folder, data.labels[indices].numpy(), indices.numpy(), data.classes)
+        theirs = comparable(their_folder, data.labels[indices].numpy(), indices.numpy(), data.classes)
     output = evaluation_folder(loaded.folder, config.split)
     check_writable(output, "--runs_dir")
     print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}")
 
-    with tracked(loaded, "evaluate", config) as run:
+    with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = answers(loaded, data, indices, config.batch_size, device, amp, config.split)
         validation, note = validation_answers(config, loaded, device, amp)
 
@@ -54,9 +58,9 @@ def main(config: EvaluateConfig) -> None:
                 stale.unlink(missing_ok=True)
             predictions.save(output / "predictions.npz")
             write_atomic(output / "report.txt", "\n\n".join(text) + "\n")
-            figures = plots.of_report(numbers, data.images.numpy())
-            for name, figure in figures.items():
-                plots.save(figure, output / f"{name}.png")
+            drawn = figures.of_report(numbers, data.images.numpy())
+            for name, figure in drawn.items():
+                drawing.save(figure, output / f"{name}.png")
             tables = report.tables(numbers)
             prefix = "" if config.split == "test" else f"{config.split}/"
             for key, (columns, rows) in tables.items():
@@ -81,19 +85,19 @@ def main(config: EvaluateConfig) -> None:
                     "digest": dataset_digest(data),
                     "labels_digest": predictions.digest,
                 },
-                "thumbnails": plots.save_thumbnails(numbers, data.images.numpy(), output / "thumbnails.jpg"),
-                "figures": {name: f"{name}.png" for name in figures},
+                "thumbnails": figures.save_thumbnails(numbers, data.images.numpy(), output / "thumbnails.jpg"),
+                "figures": {name: f"{name}.png" for name in drawn},
                 "tables": list(tables),
             }
             write_json(output / "report.json", numbers)
 
-        run.log_images({f"{prefix}figures/{name}": output / f"{name}.png" for name in figures})
+        run.log_images({f"{prefix}figures/{name}": output / f"{name}.png" for name in drawn})
         if len(data.classes) <= 25:  # W&B draws every cell of its own matrix, and K² rows are logged for it
             run.log_confusion_matrix(f"{prefix}confusion", predictions.labels, predictions.answers, data.classes)
         run.set_summary({"run_id": loaded.metadata["run_id"], **numbers["metrics"]})
 
     print("\n" + "\n\n".join(text))
-    print(f"\nresults: {output}: report.json, report.txt, predictions.npz and {len(figures)} figures")
+    print(f"\nresults: {output}: report.json, report.txt, predictions.npz and {len(drawn)} figures")
     print(f"next:    python visualize.py --checkpoint {config.checkpoint or loaded.folder.id} --which errors")
     print("         python dashboard.py")
     for line in run.hint():
@@ -102,7 +106,7 @@ def main(config: EvaluateConfig) -> None:
 
 def validation_answers(config: EvaluateConfig, loaded, device, amp):
     """What the temperature is fitted on, and a note on it: the model's answers to the validation images, if there are any."""
-    from common.evaluation import answers, load_part
+    from common.analysis.predictions import answers, load_part
 
     if config.split == "validation":
         return None, "no temperature: it would be fitted on the very images that are evaluated"

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from common.errors import UserError, report_errors
+from common.base.errors import UserError, report_errors
 
 if TYPE_CHECKING:
-    from common.trials import LocalSweep, LocalTrial
+    from common.sweeps.trials import LocalSweep, LocalTrial
 
 POLL_SECONDS = 0.5  # between two looks at the running trials
 
@@ -52,10 +52,10 @@ class SweepConfig:
 def main(config: SweepConfig) -> int:
     import optuna
 
-    from common.files import safe_name
-    from common.runs import check_writable, new_run_id
-    from common.sweeps import read_sweep
-    from common.trials import LocalSweep
+    from common.base.files import safe_name
+    from common.runs.folder import check_writable, new_run_id
+    from common.sweeps.file import read_sweep
+    from common.sweeps.trials import LocalSweep
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sweep = read_sweep(Path(config.file))
@@ -129,6 +129,6 @@ def tell(trial: "LocalTrial", text: str) -> None:
 
 if __name__ == "__main__":
     with report_errors():
-        from common.config import parse
+        from common.cli import parse
 
         sys.exit(main(parse(SweepConfig, description=__doc__)))

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from common.config import parse
-from common.errors import report_errors
+from common.base.errors import report_errors
+from common.cli import parse
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class SyncConfig:
 
 
 def main(config: SyncConfig) -> int:
-    from common.errors import UserError
-    from common.runs import find_run, list_runs
-    from common.sync import markdown_table, sync_run
-    from common.tracking import logged_in
+    from common.base.errors import UserError
+    from common.runs.find import find_run, list_runs
+    from common.tracking.mode import logged_in
+    from common.tracking.sync import markdown_table, sync_run
 
     folders = [find_run(config.runs_dir, run, "run") for run in config.runs] or list_runs(config.runs_dir)
     if not folders:

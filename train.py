@@ -11,19 +11,21 @@ import sys
 from contextlib import nullcontext
 from itertools import islice
 
-from common.config import TrainConfig, parse_train
-from common.errors import report_errors
+from common.base.errors import report_errors
+from common.cli import parse_train
+from common.config import TrainConfig
 
 
 def main(config: TrainConfig) -> int:
     """→ exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the run early, its state saved."""
-    from common import distributed
-    from common.runtime import choose_device, interruptible
-    from common.task import describe_task, prepare
-    from common.trainer import has_ended, memory_errors, recorded
+    from common.base import processes
+    from common.base.device import choose_device, memory_errors
+    from common.base.signals import interruptible
+    from common.training.prepare import describe_task, prepare
+    from common.training.run import has_ended, recorded
 
     device = choose_device(config.device)
-    with distributed.processes(device) as team, interruptible() as interrupt:
+    with processes.processes(device) as team, interruptible() as interrupt:
         task = prepare(config, team, device)  # all that can be refused is, before anything is written
         if team.main:
             print(describe_task(config, task), flush=True)
@@ -41,13 +43,15 @@ def fit(config: TrainConfig, task, team, recorder, stopped) -> None:
     """Trains until the last step, or until `stopped()`; in either case `last.pt` is then up to date."""
     import torch
 
-    from common.batches import progressive_size
-    from common.checkpoint import save_weights
-    from common.engine import predict, scores, train_step
-    from common.features import with_cached_features
-    from common.optimization import build_loss, lr_factor, set_lr
-    from common.runtime import Interrupted, watched
-    from common.trainer import progress_bar, require_finite
+    from common.base.signals import Interrupted, watched
+    from common.data.batches import progressive_size
+    from common.model.predict import predict
+    from common.model.weights import save_weights
+    from common.training.features import with_cached_features
+    from common.training.log import progress_bar
+    from common.training.optim import build_loss, lr_factor, set_lr
+    from common.training.state import require_finite
+    from common.training.step import scores, train_step
 
     trainer, progress, device, folder = task.trainer, task.trainer.progress, task.device, task.folder
     steps, total_steps = len(task.batches), task.total_steps  # of an epoch, and of the run

@@ -11,8 +11,9 @@ border what is wrong.
 
 import time
 
-from common.config import VisualizeConfig, parse
-from common.errors import report_errors
+from common.base.errors import report_errors
+from common.cli import parse
+from common.config import VisualizeConfig, as_dict
 
 TITLES = {
     "random": "Random {split} images",
@@ -24,16 +25,18 @@ TITLES = {
 def main(config: VisualizeConfig) -> None:
     import torch
 
-    from common import gallery, plots
-    from common.evaluation import downloader, load_part, tracked
-    from common.files import disk_errors, write_json
-    from common.inference import load_model
-    from common.runs import check_writable
-    from common.runtime import choose_device
+    from common.analysis import gallery
+    from common.analysis.predictions import load_part
+    from common.base import drawing
+    from common.base.device import choose_device
+    from common.base.files import disk_errors, write_json
+    from common.model.load import load_model
+    from common.runs.folder import check_writable
+    from common.tracking.about import downloader, tracked
 
     # Everything that can be refused is, before anything is written.
     device = choose_device(config.device)
-    loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config))
+    loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     output = loaded.folder.visualization
     check_writable(output, "--runs_dir")
 
@@ -56,7 +59,7 @@ def main(config: VisualizeConfig) -> None:
     if config.explain:
         name, title = f"{name}-explained", f"{title}, and where the network looked (Grad-CAM)"
 
-    with tracked(loaded, "visualize", config) as run:
+    with tracked(loaded.folder, "visualize", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions, pictures = gallery.look(loaded, data, indices, device, config.explain)
         rows = gallery.records(predictions, data.classes, config.images)
         pages = gallery.pages(rows, pictures, title, by_class=config.which == "class" and not config.images)
@@ -66,7 +69,7 @@ def main(config: VisualizeConfig) -> None:
             numbers = [""] if len(pages) == 1 else [f"-{number:02d}" for number in range(1, len(pages) + 1)]
             files = [output / f"{name}{number}.png" for number in numbers]
             for page, file in zip(pages, files, strict=True):
-                plots.save(page, file)
+                drawing.save(page, file)
             figures = [file.name for file in files]
             saved = {"which": name, "created": time.time(), "figures": figures, "predictions": rows}
             write_json(output / "predictions.json", saved)

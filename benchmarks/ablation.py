@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import ROOT, table
-from common.config import parse
-from common.runs import RunFolder, read_metrics
+from common.cli import parse
+from common.runs.folder import RunFolder, read_metrics
 
 PARTS: dict[str, dict[str, object]] = {
     "cosine and warm-up": {"schedule": "constant", "warmup_epochs": 0},

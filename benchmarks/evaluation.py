@@ -14,11 +14,11 @@ import torch
 
 from benchmarks.lab import CLASSES, lab_evaluation, lab_loader, lab_model, small_images
 from benchmarks.timing import alternate, ratios, spread, table, verdict
-from common.batches import Batches
-from common.config import parse
-from common.engine import predict
-from common.inference import fused
-from common.runtime import choose_device
+from common.base.device import choose_device
+from common.cli import parse
+from common.data.batches import Batches
+from common.model.load import fused
+from common.model.predict import predict
 
 GOALS = {224: 1.6}
 

@@ -13,14 +13,15 @@ import torch
 
 from benchmarks.lab import CLASSES, lab_loader, lab_model, lab_training, small_images
 from benchmarks.timing import alternate, ratios, spread, table, verdict
-from common.batches import Batches
-from common.config import parse
-from common.distributed import Team
-from common.engine import predict, train_step
-from common.features import FeatureBatches, extract
-from common.model import build_model, set_trainable
-from common.optimization import build_loss, build_sgd, parameter_groups
-from common.runtime import choose_device
+from common.base.device import choose_device
+from common.base.processes import Team
+from common.cli import parse
+from common.data.batches import Batches
+from common.model.build import build_model, set_trainable
+from common.model.predict import predict
+from common.training.features import FeatureBatches, extract
+from common.training.optim import build_loss, build_sgd, parameter_groups
+from common.training.step import train_step
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.lab import lab_loader, small_images
 from benchmarks.timing import alternate, ratios, spread, table, verdict
-from common.batches import Batches
-from common.config import parse
+from common.cli import parse
+from common.data.batches import Batches
 
 GOALS = {224: 3, 64: 10}
 

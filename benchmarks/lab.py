@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from common.batches import MEAN, STD
-from common.model import ARCHITECTURES
+from common.data.batches import MEAN, STD
+from common.model.build import ARCHITECTURES
 
 CLASSES = 100
 
@@ -39,7 +39,7 @@ class LabDataset(Dataset):
 def small_images(count: int) -> tuple[Tensor, Tensor]:
     """Images of CIFAR's size: scikit-learn's digits fourfold, repeated → uint8 (count, 3, 32, 32), int64 (count,) of 100
     classes. What is in them does not change how long anything takes."""
-    from common.data import load_dataset
+    from common.data.load import load_dataset
 
     digits = load_dataset("digits", None, "train", 32).images
     images = digits.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.timing import in_child, peak_mib, report_result, spread, table, verdict
-from common.config import parse, parse_train
+from common.cli import parse, parse_train
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_cifar100(folder: Path, images: int) -> None:
             "coarse_labels": [label // 5 for label in labels],
         }
         (folder / "cifar-100-python" / name).write_bytes(pickle.dumps(batch))
-    from common.data import CIFAR100_SUPERCLASSES
+    from common.data.cifar import CIFAR100_SUPERCLASSES
 
     names = sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names)
     (folder / "cifar-100-python" / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
@@ -87,7 +87,7 @@ def train_lab(config: MemoryConfig) -> None:
     from torchvision import transforms
 
     from benchmarks.lab import lab_model, lab_training
-    from common.batches import MEAN, STD
+    from common.data.batches import MEAN, STD
 
     resize = transforms.Resize((config.image_size, config.image_size))
     transform = transforms.Compose([resize, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])

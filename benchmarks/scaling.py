@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.timing import in_child, peak_mib, report_result, seconds_of, table
-from common.config import parse
+from common.cli import parse
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class ScalingConfig:
 def child(config: ScalingConfig) -> None:
     """Trains as train.py does, in as many processes as there are → seconds a step, MiB of all processes at most."""
     from benchmarks.lab import small_images
-    from common.batches import Batches
-    from common.distributed import processes
-    from common.engine import train_step
-    from common.model import build_model
-    from common.optimization import build_loss, build_sgd, parameter_groups
+    from common.base.processes import processes
+    from common.data.batches import Batches
+    from common.model.build import build_model
+    from common.training.optim import build_loss, build_sgd, parameter_groups
+    from common.training.step import train_step
 
     device, count, classes = torch.device("cpu"), config.images[0], config.classes[0]
     with processes(device) as team:

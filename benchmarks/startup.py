@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import ROOT, in_child, report_result, seconds_of, spread, table, verdict
-from common.config import parse, parse_train
+from common.cli import parse, parse_train
 
 STAGES = ("Python, flags", "imports", "data", "network", "run folder, W&B", "first batch", "first step")
 
@@ -53,13 +53,14 @@ def child(since: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = parse_train(["--preset", "digits", "--max_steps", "1", "--runs_dir", folder])
         mark(STAGES[0])
-        from common import engine, task, tracking
+        from common.tracking import run
+        from common.training import prepare, step
 
         mark(STAGES[1])
-        task.load_dataset = marking(None, task.load_dataset, STAGES[2])
-        task.build_trainer = marking(None, task.build_trainer, STAGES[3])
-        tracking.start = marking(None, tracking.start, STAGES[4])
-        engine.train_step = marking(STAGES[5], engine.train_step, STAGES[6])
+        prepare.load_dataset = marking(None, prepare.load_dataset, STAGES[2])
+        prepare.build_trainer = marking(None, prepare.build_trainer, STAGES[3])
+        run.start = marking(None, run.start, STAGES[4])
+        step.train_step = marking(STAGES[5], step.train_step, STAGES[6])
         train.main(config)
     report_result(marks)
 

@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.lab import CLASSES, lab_loader, lab_model, lab_training, small_images
 from benchmarks.timing import alternate, ratios, spread, table, verdict
-from common.batches import Batches
-from common.config import parse
-from common.engine import train_step
-from common.model import build_model
-from common.optimization import build_loss, build_sgd, lr_factor, parameter_groups, set_lr
-from common.runtime import choose_amp, choose_device
+from common.base.device import choose_amp, choose_device
+from common.cli import parse
+from common.data.batches import Batches
+from common.model.build import build_model
+from common.training.optim import build_loss, build_sgd, lr_factor, parameter_groups, set_lr
+from common.training.step import train_step
 
 GOALS_CEILING, GOALS_LAB = {224: 0.98, 64: 0.95}, {224: 1.25}
 

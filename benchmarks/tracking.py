@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from benchmarks.timing import alternate, spread, table, verdict
-from common.config import TrainConfig, parse, parse_train
+from common.cli import parse, parse_train
+from common.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ def measure(config: TrackingConfig, folder: str) -> None:
     import torch
 
     from benchmarks.lab import CLASSES, small_images
-    from common import task as tasks
-    from common.checkpoint import save_weights
-    from common.data import Dataset
-    from common.distributed import Team
-    from common.engine import train_step
-    from common.optimization import build_loss
-    from common.trainer import recorded
+    from common.base.processes import Team
+    from common.data.dataset import Dataset
+    from common.model.weights import save_weights
+    from common.training import prepare
+    from common.training.optim import build_loss
+    from common.training.run import recorded
+    from common.training.step import train_step
 
     images, labels = small_images(1000)
     names = tuple(f"class {i}" for i in range(CLASSES))
@@ -61,8 +62,8 @@ def measure(config: TrackingConfig, folder: str) -> None:
         "cpu",
     ]
     train_config = parse_train([*map(str, flags), "--runs_dir", folder])
-    with patch.object(tasks, "load_dataset", lambda *_: data):
-        task = tasks.prepare(train_config, Team(), torch.device("cpu"))
+    with patch.object(prepare, "load_dataset", lambda *_: data):
+        task = prepare.prepare(train_config, Team(), torch.device("cpu"))
     trainer, loss_fn = task.trainer, build_loss("cross_entropy")
     inputs, targets = next(task.batches.epoch(0))
     counter = iter(range(1, 10**9))

@@ -6,13 +6,10 @@ summary, so that a run's config, given back as flags, repeats the run. Imports n
 
 import dataclasses
 import math
-import sys
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import tyro
-
-from common.errors import UserError
+from common.base.errors import UserError
 
 DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
 MODELS = Literal["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "resnet50"]
@@ -212,7 +209,6 @@ PRESETS: dict[str, TrainConfig] = {
         log_every=10,
     ),
 }
-
 MAY_CHANGE_ON_RESUME = frozenset(
     ["epochs", "max_steps", "device", "resume", "run_id", "runs_dir", "data_dir", "checkpoint_every", "log_every",
      "project", "entity", "group", "tags", "log_weights", "feature_cache"]
@@ -280,59 +276,6 @@ class VisualizeConfig:
     def __post_init__(self) -> None:
         _check(self, "count", 1 <= self.count <= 100, "from 1 to 100")
         _check(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
-
-
-Config = TypeVar("Config")
-
-
-def parse(
-    cls: type[Config], default: Config | None = None, argv: list[str] | None = None, description: str = ""
-) -> Config:
-    """The command line as a `cls`; `--help` shows `default`'s values. Every flag takes a value, as W&B's agent gives it.
-
-    Errors: tyro's own box on stderr, also for a value out of range, and exit status 2.
-    """
-    return tyro.cli(
-        cls,
-        default=default,
-        args=argv,
-        description=description,
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
-    )
-
-
-def parse_train(argv: list[str] | None = None, description: str = "") -> TrainConfig:
-    """The preset's values, overridden by the flags; with `--resume`, the run's own values, of which few may change."""
-    argv = sys.argv[1:] if argv is None else argv
-    resume = _value_of("resume", argv)
-    if not resume or resume == "None":
-        return parse(TrainConfig, PRESETS.get(_value_of("preset", argv), PRESETS["lab"]), argv, description)
-    from common.runs import find_run, load_config
-
-    saved = load_config(find_run(_value_of("runs_dir", argv) or TrainConfig.runs_dir, resume, "--resume"))
-    config = parse(TrainConfig, saved, argv, description)
-    changed = [
-        name
-        for name in as_dict(saved)
-        if name not in MAY_CHANGE_ON_RESUME and getattr(saved, name) != getattr(config, name)
-    ]
-    if changed:
-        was = ", ".join(f"--{name} (was {getattr(saved, name)}, now {getattr(config, name)})" for name in changed)
-        raise UserError(
-            f"--resume goes on with the same run, so these can't change: {was}; leave them out, or begin a new run"
-        )
-    return config
-
-
-def _value_of(flag: str, argv: list[str]) -> str:
-    """What the command line gives for `flag`, as `--flag value` or `--flag=value`; the last one counts."""
-    value = ""
-    for position, argument in enumerate(argv):
-        name, equals, given = argument.partition("=")
-        if name.startswith("--") and name[2:].replace("-", "_") == flag:
-            value = given if equals else (argv[position + 1] if position + 1 < len(argv) else "")
-    return value
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def small_networks() -> Iterator[None]:
     """Small networks of the same family in the large ones' place, and no W&B, in this process."""
     from tiny_models import tiny_architectures
 
-    from common.model import ARCHITECTURES
+    from common.model.build import ARCHITECTURES
 
     with pytest.MonkeyPatch.context() as patch:
         for name, build in tiny_architectures().items():

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from common.base.errors import UserError
+from common.base.files import package_file, write_atomic
 from common.dashboard import pictures, reading, summary
-from common.errors import UserError
-from common.files import package_file, write_atomic
 
 HERE = Path(__file__).parent
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from common.base.files import read_json_lines
 from common.config import TrainConfig
-from common.files import read_json_lines
-from common.runs import RunFolder, run_state
+from common.runs.folder import RunFolder, run_state
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small

@@ -1,0 +1,276 @@
+"""Numbers and images → pictures. Pure: each function returns a Figure, `save` writes it.
+
+Nothing is told by colour alone: lines differ in dash and marker, right and wrong in mark and border. Names come from users,
+so they are shortened, wrapped where space is short, and never read as mathematics.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.base.drawing import BLUE, ORANGE, POINTS_PER_INCH, plain, shortened, wrapped
+from common.base.files import atomic_path
+
+PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE = 10, 32, 12
+
+
+def confusion(
+    matrix: NDArray,
+    classes: Sequence[str],
+    superclasses: Sequence[str] | None = None,
+    superclass_of: Sequence[int] | None = None,
+    title: str = "Confusion matrix",
+) -> Figure:
+    """The confusion matrix (K, K), row = true class, counts in the cells and, on a log scale, as colour.
+
+    With superclasses, the classes of one stand together, between lines. Beyond 120 classes only some are named.
+    """
+    count = len(classes)
+    group_of = np.zeros(count, int) if superclass_of is None else np.asarray(superclass_of)
+    order = np.argsort(group_of, kind="stable")
+    matrix = np.asarray(matrix)[np.ix_(order, order)]
+    cell_inches = np.clip(8 / count, 0.17, 0.7) if count <= 120 else 20 / count
+    side = max(3.0, cell_inches * count)
+    figure = Figure(figsize=(side + 3, side + 2))
+    axes = figure.add_axes((1.5 / (side + 3), 1.5 / (side + 2), side / (side + 3), side / (side + 2)))
+    # From a half, so that a single error differs from none, which is white.
+    norm = LogNorm(vmin=0.5, vmax=max(1, matrix.max()))
+    picture = axes.imshow(np.ma.masked_equal(matrix, 0), cmap="Blues", norm=norm, interpolation="nearest")
+    _colour_bar(figure, axes, picture, has_groups=superclasses is not None)
+    cell_points = side / count * POINTS_PER_INCH
+    size = float(np.clip(cell_points * 0.55, 5.5, 10))
+    ticks = np.arange(0, count, math.ceil(count / 120))
+    names = [plain(shortened(classes[order[tick]])) for tick in ticks]
+    axes.set_xticks(ticks, names, fontsize=size, rotation=90)
+    axes.set_yticks(ticks, names, fontsize=size)
+    axes.set_xlabel("predicted", fontsize=12)
+    axes.set_ylabel("true", fontsize=12)
+    right = np.trace(matrix) / max(1, matrix.sum())
+    axes.set_title(f"{title}: {matrix.sum()} images, {right:.1%} on the diagonal", fontsize=13, loc="left", pad=10)
+    if count <= 120:
+        _write_counts(axes, matrix, size, cell_points, norm)
+    if superclasses is not None:
+        _mark_groups(axes, group_of[order], superclasses, size)
+    return figure
+
+
+def _colour_bar(figure: Figure, axes: Axes, picture: Any, has_groups: bool) -> None:
+    """Of a fixed width at any size of the matrix, right of the superclasses' names where there are some."""
+    left, bottom, width, height = axes.get_position().bounds
+    inch = 1 / figure.get_size_inches()[0]
+    gap = 2.6 * inch if has_groups else 0.2 * inch
+    ticks = [factor * 10**power for power in range(8) for factor in (1, 3)]
+    place = figure.add_axes((left + width + gap, bottom, 0.18 * inch, height))
+    bar = figure.colorbar(picture, cax=place, ticks=ticks, format="{x:g}")
+    bar.ax.minorticks_off()
+    bar.set_label("images (log scale)")
+
+
+def _write_counts(axes: Axes, matrix: NDArray, size: float, cell_points: float, norm: LogNorm) -> None:
+    style = {"ha": "center", "va": "center", "clip_on": True}
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        count = matrix[row, column]
+        colour = "white" if norm(count) > 0.6 else "black"
+        axes.text(
+            column, row, str(count), color=colour, fontsize=min(size, cell_points / len(str(count)) * 1.4), **style
+        )
+
+
+def _mark_groups(axes: Axes, groups: NDArray, names: Sequence[str], size: float) -> None:
+    """Lines between superclasses, boxes around them on the diagonal, and their names on the right."""
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        start, length = members[0] - 0.5, len(members)
+        for line in (axes.axhline, axes.axvline):
+            line(start, color="0.6", linewidth=0.6)
+        axes.add_patch(Rectangle((start, start), length, length, fill=False, edgecolor="black", linewidth=1.2))
+        middle = (members.mean() - len(groups) / 2 + 0.5) / -len(groups) + 0.5
+        axes.text(
+            1.005, middle, plain(shortened(names[group])), transform=axes.transAxes, va="center", fontsize=size + 1
+        )
+
+
+def reliability(calibration: dict[str, Any]) -> Figure:
+    """Accuracy against confidence, and how many images have which confidence; before and after the temperature.
+
+    calibration: that of report.json.
+    """
+    figure = Figure(figsize=(5.5, 7), layout="constrained")
+    above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "fontsize": 9, "alignment": "left"}
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="perfectly calibrated")
+    versions = [("as trained", "", BLUE, "o-", {"color": BLUE, "alpha": 0.5})]
+    if calibration["temperature"]:
+        name = f"temperature {calibration['temperature']:.2f}"
+        versions.append((name, "_after", ORANGE, "s--", {"fill": False, "edgecolor": ORANGE, "hatch": "///"}))
+    for name, suffix, colour, style, bar in versions:
+        bins = [row for row in calibration[f"bins{suffix}"] if row["count"]]
+        text = f"{name}: calibration error {calibration[f'ece{suffix}']:.3f}"
+        top.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], style, color=colour, label=text)
+        lows, widths = [b["low"] for b in bins], [b["high"] - b["low"] for b in bins]
+        bottom.bar(lows, [b["count"] for b in bins], widths, align="edge", label=name, **bar)
+    top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+    top.legend(**above, title="Is its confidence to be trusted?")
+    top.grid(alpha=0.3)
+    bottom.set(xlabel="confidence", ylabel="images (log scale)", yscale="log")
+    bottom.legend(**above, ncols=2)
+    return figure
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image in a sheet."""
+
+    image: NDArray
+    """(3, H, W), uint8 or float in [0, 1]"""
+    caption: str = ""
+    """below it; `\\n` begins a new line"""
+    correct: bool | None = None
+    """draws a mark and a border; None: neither"""
+
+
+def chunks(items: Sequence, size: int) -> Iterator[Sequence]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def grid(tiles: Sequence[Tile], title: str, columns: int) -> Figure:
+    """Tiles in rows of `columns`."""
+    return sheet([("", row) for row in chunks(tiles, columns)], title)
+
+
+def sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, tile_inches: float = 1.5) -> Figure:
+    """Rows of images, each under a heading (empty: none). All in one axes whose unit is the inch, so that the space a text
+    needs is known before it is drawn."""
+    size, gap = 9.0, 0.15
+    line_inches = size * 1.25 / POINTS_PER_INCH
+    aspect = max(tile.image.shape[2] / tile.image.shape[1] for _, tiles in rows for tile in tiles)
+    tile_width = tile_inches * aspect
+    width = max(5.0, max(len(tiles) for _, tiles in rows) * (tile_width + gap) + gap)
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+
+    def fits(inches: float, of_size: float = size) -> int:  # characters of DejaVu Sans, mostly narrower than this
+        return max(8, int(inches * POINTS_PER_INCH / (of_size * 0.65)))
+
+    def write(x: float, y: float, lines: list[str], **style: Any) -> None:
+        axes.text(x, y, plain("\n".join(lines)), va="top", linespacing=1.25, **{"fontsize": size, **style})
+
+    heading = wrapped(title, fits(width, 12))
+    write(gap, gap, heading, fontsize=12)
+    y = gap + len(heading) * 12 * 1.25 / POINTS_PER_INCH + gap
+    for name, tiles in rows:
+        if name:
+            lines = wrapped(name, fits(width))
+            write(gap, y, lines, fontweight="bold")
+            y += len(lines) * line_inches + 0.05
+        captions = [
+            [part for line in tile.caption.split("\n") for part in wrapped(line, fits(tile_width))]
+            if tile.caption
+            else []
+            for tile in tiles
+        ]
+        for column, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+            x = gap + column * (tile_width + gap)
+            _draw_tile(axes, tile, x, y, tile_inches)
+            write(x, y + tile_inches + 0.06, caption)
+        y += tile_inches + 0.06 + max(map(len, captions)) * line_inches + gap
+    figure.set_size_inches(width, y)
+    axes.set(xlim=(0, width), ylim=(y, 0))
+    axes.axis("off")
+    return figure
+
+
+def _draw_tile(axes: Axes, tile: Tile, x: float, y: float, height: float) -> None:
+    width = height * tile.image.shape[2] / tile.image.shape[1]
+    # Small images as the squares they are made of: smoothing would hide how little there is to see.
+    smooth = "nearest" if tile.image.shape[1] * 2 < height * 110 else "antialiased"
+    axes.imshow(
+        tile.image.transpose(1, 2, 0), extent=(x, x + width, y + height, y), aspect="auto", interpolation=smooth
+    )
+    if tile.correct is not None:
+        colour, style, mark = (BLUE, "-", "✓") if tile.correct else (ORANGE, (0, (3, 1.5)), "✗")
+        border = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": 2.5}
+        axes.add_patch(Rectangle((x, y), width, height, **border))
+        box = {"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"}
+        corner = (x + width - 0.05, y + 0.05)
+        axes.text(*corner, mark, color="white", fontsize=10, fontweight="bold", ha="right", va="top", bbox=box)
+
+
+def overlay(image: NDArray, heat: NDArray) -> NDArray:
+    """The image, and beside it the same image under `heat` (H, W) in [0, 1]: float (3, H, 2 W) in [0, 1]."""
+    colours = colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1)
+    grey = np.broadcast_to(image.mean(axis=0), image.shape)
+    opacity = 0.2 + 0.5 * heat
+    return np.concatenate([image, (1 - opacity) * grey + opacity * colours], axis=2)
+
+
+def of_report(report: dict[str, Any], images: NDArray) -> dict[str, Figure]:
+    """All figures of an evaluation by name, without those that would be empty.
+
+    report: as `common.report` makes it; images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into.
+    """
+    classes, superclasses = report["classes"], report["superclasses"]
+    figures = {
+        "confusion": confusion(report["confusion"], classes, superclasses, report["superclass_of"]),
+        "reliability": reliability(report["calibration"]),
+    }
+    if superclasses:
+        figures["superclasses"] = confusion(report["superclass_confusion"], superclasses, title="Superclasses")
+    if report["confused"]:
+        rows = [
+            (
+                f"{classes[pair['true']]} taken for {classes[pair['predicted']]}: {pair['count']} images, "
+                f"{pair['share']:.0%} of its class",
+                [Tile(images[index]) for index in pair["images"]],
+            )
+            for pair in report["confused"][:PAIRS_DRAWN]
+        ]
+        figures["confused"] = sheet(rows, "Most confused, the most confident mistakes first", tile_inches=1.2)
+    if report["label_issues"]:
+        tiles = [
+            Tile(
+                images[issue["index"]],
+                f"labelled {shortened(classes[issue['given']])} ({issue['given_probability']:.0%})\n"
+                f"looks like {shortened(classes[issue['suggested']])} ({issue['suggested_probability']:.0%})",
+            )
+            for issue in report["label_issues"][:ISSUES_DRAWN]
+        ]
+        figures["label_issues"] = grid(tiles, "Labels that may be wrong, the most doubtful first", columns=8)
+    if comparison := report["comparison"]:
+        sides = {
+            f"right here, wrong in {comparison['with']}: {comparison['only_this']} images": "only_this_images",
+            f"wrong here, right in {comparison['with']}: {comparison['only_other']} images": "only_other_images",
+        }
+        rows = [(name, [Tile(images[i]) for i in comparison[key][:IMAGES_A_SIDE]]) for name, key in sides.items()]
+        if rows := [row for row in rows if row[1]]:
+            figures["comparison"] = sheet(
+                rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2
+            )
+    return figures
+
+
+def save_thumbnails(report: dict[str, Any], images: NDArray, path: Path) -> dict[str, Any] | None:
+    """The images of all confused pairs in one JPEG → what report.json says of it; None when there are none."""
+    chosen = [index for pair in report["confused"] for index in pair["images"]]
+    if not chosen:
+        return None
+    size, columns = 48, min(40, len(chosen))
+    picture = Image.new("RGB", (size * columns, size * math.ceil(len(chosen) / columns)), "white")
+    for position, index in enumerate(chosen):
+        row, column = divmod(position, columns)
+        tile = Image.fromarray(np.ascontiguousarray(images[index].transpose(1, 2, 0))).resize((size, size))
+        picture.paste(tile, (column * size, row * size))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, quality=85)
+    return {"file": path.name, "size": size, "columns": columns, "images": chosen}

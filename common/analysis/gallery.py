@@ -1,0 +1,114 @@
+"""Which images to show, what the network sees and says of them, and the sheets that show it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from common.analysis import figures
+from common.analysis.metrics import softmax
+from common.analysis.predictions import Predictions, answers, evaluation_folder, saved_answers
+from common.base import drawing
+from common.data.batches import Batches, denormalize
+from common.data.dataset import Dataset, dataset_digest
+from common.data.decode import read_photo
+from common.model.gradcam import grad_cam
+from common.model.load import Loaded
+
+BATCH_SIZE = 64
+COLUMNS = 8
+ROWS_A_PAGE = 20
+
+
+def own_photos(files: Sequence[str], image_size: int, classes: Sequence[str]) -> Dataset:
+    """The photos as a dataset whose labels, all 0, mean nothing. Errors: `UserError` naming an unreadable file."""
+    images = np.stack([read_photo(Path(file), image_size) for file in files])
+    labels = torch.zeros(len(files), dtype=torch.int64)
+    return Dataset("photos", torch.from_numpy(images), labels, tuple(classes), None, None, flip=True)
+
+
+def random_images(indices: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of `indices`, or all when there are fewer."""
+    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def images_of_each_class(labels: Tensor, indices: Tensor, count: int, seed: int) -> Tensor:
+    """`count` random ones of each class, class after class. labels: of the whole dataset."""
+    shuffled = random_images(indices, len(indices), seed)
+    return torch.cat([shuffled[labels[shuffled] == label][:count] for label in labels.unique()])
+
+
+def confident_mistakes(
+    loaded: Loaded, data: Dataset, indices: Tensor, count: int, split: str, device: torch.device
+) -> Tensor:
+    """The `count` mistakes that the network is surest of; its answers are evaluate.py's where those are there."""
+    saved = saved_answers(evaluation_folder(loaded.folder, split), loaded.sha256, dataset_digest(data))
+    predictions = saved or answers(loaded, data, indices, BATCH_SIZE, device, description=split)
+    wrong = np.flatnonzero(predictions.answers != predictions.labels)
+    surest = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")][:count]
+    return torch.from_numpy(predictions.indices[surest])
+
+
+def look(
+    loaded: Loaded, data: Dataset, indices: Tensor, device: torch.device, explain: bool
+) -> tuple[Predictions, NDArray]:
+    """The network's answers, and what it saw: uint8 (n, 3, s, s), or (n, 3, s, 2 s) with the explanation beside it."""
+    batches = Batches(data.images, data.labels, indices, BATCH_SIZE, loaded.metadata["image_size"], device)
+    logits, pictures = [], []
+    for images, _ in tqdm(batches.epoch(0), total=len(batches), desc="predictions", unit="batch", leave=False):
+        with torch.no_grad():
+            logits.append(loaded.model(images).float())
+        shown = denormalize(images).cpu().numpy()
+        if explain:
+            heat = grad_cam(loaded.model, images, logits[-1].argmax(dim=1)).numpy()
+            shown = np.stack([figures.overlay(image, its_heat) for image, its_heat in zip(shown, heat, strict=True)])
+        pictures.append((shown * 255).round().astype(np.uint8))
+    predictions = Predictions(torch.cat(logits).cpu().numpy(), data.labels[indices].numpy(), indices.numpy())
+    return predictions, np.concatenate(pictures)
+
+
+def records(predictions: Predictions, classes: Sequence[str], files: Sequence[str] = ()) -> list[dict]:
+    """What predictions.json says of each image. files: one's own photos, whose true class is unknown."""
+    rows = []
+    for i, probabilities in enumerate(softmax(predictions.logits)):
+        top = np.argsort(-probabilities, kind="stable")[:5]
+        rows.append(
+            {
+                "index": None if files else int(predictions.indices[i]),
+                "file": files[i] if files else None,
+                "true": None if files else classes[predictions.labels[i]],
+                "predicted": classes[top[0]],
+                "confidence": float(probabilities[top[0]]),
+                "top5": [[classes[label], float(probabilities[label])] for label in top],
+            }
+        )
+    return rows
+
+
+def pages(rows: Sequence[dict], pictures: NDArray, title: str, by_class: bool) -> list[Figure]:
+    """The records with their pictures as sheets; `by_class` begins a row with each true class."""
+    tiles = [_tile(row, picture) for row, picture in zip(rows, pictures, strict=True)]
+    columns = max(1, COLUMNS * pictures.shape[2] // pictures.shape[3])
+    groups: dict[str, list[figures.Tile]] = {}
+    for row, tile in zip(rows, tiles, strict=True):
+        groups.setdefault(row["true"] if by_class else "", []).append(tile)
+    lines = [
+        (name if position == 0 else "", line)
+        for name, members in groups.items()
+        for position, line in enumerate(figures.chunks(members, columns))
+    ]
+    return [figures.sheet(page, title) for page in figures.chunks(lines, ROWS_A_PAGE)]
+
+
+def _tile(row: dict, picture: NDArray) -> figures.Tile:
+    true, predicted = row["true"], drawing.shortened(row["predicted"])
+    if true is None:
+        guesses = [f"{drawing.shortened(name)}: {probability:.0%}" for name, probability in row["top5"][:3]]
+        return figures.Tile(picture, "\n".join([drawing.shortened(Path(row["file"]).name), *guesses]))
+    caption = f"true: {drawing.shortened(true)}\npredicted: {predicted}\nconfidence: {row['confidence']:.0%}"
+    return figures.Tile(picture, caption, true == row["predicted"])

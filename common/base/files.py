@@ -1,0 +1,147 @@
+"""Files that are whole or absent: written to a temporary name in the same folder, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.base.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; it takes `path`'s place when the block ends well and is removed when not.
+
+    The suffix stays, since some writers choose a format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename is on disk only once its folder is."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full or read-only disk becomes a `RunError` that says what to free; what was saved before is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} can't be written ({error.strerror or error}); what was saved before is kept. "
+            f"Free space in {path.parent}, then run it again (train.py: with --resume)"
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replaces the file at `path`, or leaves what was there."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def package_file(package: str, *parts: str) -> Path:
+    """The path of a file in an installed package, without importing that, which can take a second and more. Errors: `UserError`
+    when it isn't installed."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{package} isn't installed: pip install -r requirements.txt")
+    return Path(spec.origin).parent.joinpath(*parts)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with a stable layout; NaN is refused, since few readers accept it."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Errors: `UserError` naming the file when it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as JSON: {error}") from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds one line in a single write, on disk when this returns. A last line that a crash tore is ended first.
+
+    Errors: `OSError`, the file then ends as before."""
+    with open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        data = f"{line}\n".encode()
+        if torn:
+            data = b"\n" + data
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a JSON-lines file; a last line that a crash tore is left out. A missing file has none."""
+    rows = []
+    if Path(path).exists():
+        for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
+
+
+def sha256_of(*paths: Path) -> str:
+    """Hex SHA-256 over the files' bytes, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def safe_name(text: str, flag: str) -> str:
+    """`text` when it can be a single file's name and nothing else. Errors: `UserError` naming `flag`."""
+    allowed = text and all(character.isalnum() or character in "._-" for character in text) and text[0] not in ".-"
+    if not allowed or len(text) > 120:
+        raise UserError(
+            f"{flag} is {text!r}: allowed are letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    return text
+
+
+def cache_folder() -> Path:
+    """`FINETUNE_CACHE`, or ~/.cache/resnext-finetuning."""
+    return Path(os.environ.get("FINETUNE_CACHE") or "~/.cache/resnext-finetuning").expanduser()

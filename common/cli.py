@@ -1,0 +1,62 @@
+"""The command line → a config. Imports no torch: `--help` answers at once."""
+
+import sys
+from typing import TypeVar
+
+import tyro
+
+from common.base.errors import UserError
+from common.config import MAY_CHANGE_ON_RESUME, PRESETS, TrainConfig, as_dict
+
+Config = TypeVar("Config")
+
+
+def parse(
+    cls: type[Config], default: Config | None = None, argv: list[str] | None = None, description: str = ""
+) -> Config:
+    """The command line as a `cls`; `--help` shows `default`'s values. Every flag takes a value, as W&B's agent gives it.
+
+    Errors: tyro's own box on stderr, also for a value out of range, and exit status 2.
+    """
+    return tyro.cli(
+        cls,
+        default=default,
+        args=argv,
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def parse_train(argv: list[str] | None = None, description: str = "") -> TrainConfig:
+    """The preset's values, overridden by the flags; with `--resume`, the run's own values, of which few may change."""
+    argv = sys.argv[1:] if argv is None else argv
+    resume = _value_of("resume", argv)
+    if not resume or resume == "None":
+        return parse(TrainConfig, PRESETS.get(_value_of("preset", argv), PRESETS["lab"]), argv, description)
+    from common.runs.find import find_run
+    from common.runs.folder import load_config
+
+    saved = load_config(find_run(_value_of("runs_dir", argv) or TrainConfig.runs_dir, resume, "--resume"))
+    config = parse(TrainConfig, saved, argv, description)
+    changed = [
+        name
+        for name in as_dict(saved)
+        if name not in MAY_CHANGE_ON_RESUME and getattr(saved, name) != getattr(config, name)
+    ]
+    if changed:
+        was = ", ".join(f"--{name} (was {getattr(saved, name)}, now {getattr(config, name)})" for name in changed)
+        raise UserError(
+            f"--resume goes on with the same run, so these can't change: {was}; leave them out, or begin a new run"
+        )
+    return config
+
+
+def _value_of(flag: str, argv: list[str]) -> str:
+    """What the command line gives for `flag`, as `--flag value` or `--flag=value`; the last one counts."""
+    value = ""
+    for position, argument in enumerate(argv):
+        name, equals, given = argument.partition("=")
+        if name.startswith("--") and name[2:].replace("-", "_") == flag:
+            value = given if equals else (argv[position + 1] if position + 1 < len(argv) else "")
+    return value

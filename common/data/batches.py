@@ -1,0 +1,182 @@
+"""Device-resident batches: order, augmentation, resize and normalization, each a function of (seed, epoch, step).
+
+Nothing is drawn from a global generator, so a resumed run, or one with another number of processes, sees the batches that
+an uninterrupted one would have seen, and no random state has to be saved.
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from common.data.augment import Draws, Mix, augmented, seed_for
+from common.data.decode import mapped_file
+
+# ImageNet's, per channel, for images in [0, 1]: what torchvision's weights were trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+# The same for images in [0, 255], as x * SCALE + OFFSET.
+SCALE = tuple(1 / (255 * std) for std in STD)
+OFFSET = tuple(-mean / std for mean, std in zip(MEAN, STD, strict=True))
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 (b, 3, h, w) → float32 of the same shape, (x / 255 - MEAN) / STD, channels_last."""
+    scale, offset = (values.expand(images.shape[3], 3).flatten() for values in _affine(images.device))
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    # In place, on a view of its rows (b, h, 3 w): over three channels at a time it takes eight times as long.
+    rows = images.permute(0, 2, 3, 1).flatten(2)
+    torch.addcmul(offset, rows, scale, out=rows)
+    return images
+
+
+def denormalize(images: Tensor) -> Tensor:
+    """Undoes `normalize`: float (…, 3, h, w) → float in [0, 1]; times 255 and rounded, the very uint8 it came from."""
+    scale, offset = (values.view(3, 1, 1) for values in _affine(images.device))
+    return ((images - offset) / (255 * scale)).clamp(0, 1)
+
+
+def _affine(device: torch.device) -> tuple[Tensor, Tensor]:
+    return tuple(torch.tensor(values).to(device, non_blocking=True) for values in (SCALE, OFFSET))
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    return math.ceil(images / batch_size)
+
+
+def cut_epoch(count: int, batch_size: int, seed: int | None = None, epoch: int = 0) -> tuple[Tensor, ...]:
+    """Positions 0 … count - 1 in batches, int64, in `epoch`'s permutation by `seed` (None: in order).
+
+    The batches are equal, sizes differing by at most one, so that no last batch is too small for BatchNorm.
+    """
+    if count == 0:
+        return ()
+    generator = None if seed is None else torch.Generator().manual_seed(seed_for(seed, epoch))
+    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
+    return torch.tensor_split(order, steps_per_epoch(count, batch_size))
+
+
+def batch_images(count: int, batch_size: int, step: int) -> int:
+    """Images in batch `step` of an epoch, as `cut_epoch` cuts it."""
+    steps = steps_per_epoch(count, batch_size)
+    return count // steps + (step < count % steps)
+
+
+class Batches:
+    """Cuts the images at `indices` into batches, ready for the network.
+
+    With `world` processes each takes every `world`-th image of a batch. Where a batch is mixed, an image's partner may be
+    another process's, so each prepares the whole batch before it takes its part.
+
+    images: uint8 (N, 3, H, W); labels: int64 (N,); indices: int64, those to use, in this order unless `training`.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        image_size: int,
+        device: torch.device,
+        *,
+        augment: str = "none",
+        flip: bool = False,
+        seed: int = 0,
+        training: bool = False,
+        mix: Mix | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.indices, self.batch_size, self.image_size, self.device = indices, batch_size, image_size, device
+        self.augment, self.flip, self.seed, self.training, self.mix = augment, flip, seed, training, mix
+        self.rank, self.world = rank, world
+        # A set larger than memory stays a file, of which a batch is read while the last one computes.
+        mapped = mapped_file(images)
+        self.images = images.to(device, memory_format=torch.channels_last) if mapped is None else images
+        if not self.images.is_contiguous(memory_format=torch.channels_last):
+            raise ValueError("images that are a mapped file must be channels_last")
+        self.file = None if mapped is None else open(mapped.filename, "rb", buffering=0)
+        self.start = 0 if mapped is None else mapped.offset + images.storage_offset()
+        self.labels = labels.to(device)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return steps_per_epoch(len(self.indices), self.batch_size)
+
+    def size(self, step: int) -> int:
+        """Images of batch `step` of an epoch, those of all processes."""
+        return batch_images(len(self.indices), self.batch_size, step)
+
+    @property
+    def order_seed(self) -> int | None:
+        """What `cut_epoch` permutes by; None: in order."""
+        return self.seed if self.training else None
+
+    def epoch(self, epoch: int, start_step: int = 0, image_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `epoch` from `start_step` on: images float32 (b, 3, s, s), normalized, channels_last, and labels
+        int64 (b,), or float32 (b, classes) once mixed."""
+        size = image_size or self.image_size
+        cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch)[start_step:]
+        mine, everyone = slice(self.rank, None, self.world), slice(None)
+        mix = self.mix if self.training else None
+        prepared = everyone if mix else mine
+        parts = [self.indices[positions[prepared]] for positions in cut]
+        for step, (whole, indices, images) in enumerate(zip(cut, parts, self._read(parts), strict=True), start_step):
+            if self.training:
+                draws = Draws(len(whole), seed_for(self.seed, epoch, step), prepared)
+                images = augmented(images, self.augment, self.flip, draws)
+            images = normalize(resized(images, size))
+            labels = self.labels[indices.to(self.device, non_blocking=True)]
+            if mix:
+                images, labels = mix(images, labels, seed_for(self.seed, epoch, step, 1))
+                images, labels = images[mine], labels[mine]
+            yield images, labels
+
+    def _read(self, batches: list[Tensor]) -> Iterator[Tensor]:
+        """uint8 images of each batch, on the device."""
+        if self.file is None:
+            stored = self.images.permute(0, 2, 3, 1)  # an image lies in one piece: a batch of 32 takes 5 µs, not 70
+            for indices in batches:
+                yield stored.index_select(0, indices.to(self.device, non_blocking=True)).permute(0, 3, 1, 2)
+            return
+
+        channels, height, width = self.images.shape[1:]
+
+        # Not through the mapping: a page that is touched there can bring 2 MB around it into resident memory. And by NumPy
+        # alone: a second thread in torch would start a second team.
+        def read(indices: np.ndarray) -> np.ndarray:
+            images = np.empty((len(indices), height, width, channels), np.uint8)
+            for image, index in zip(images, indices.tolist(), strict=True):
+                self.file.seek(self.start + index * image.nbytes)
+                if self.file.readinto(image) != image.nbytes:
+                    raise OSError(f"{self.file.name} ends too early")
+            return images
+
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(read, indices.numpy()) for indices in batches[:1]]
+            for following in [*batches[1:], None][: len(batches)]:
+                images = torch.from_numpy(ahead.pop().result()).permute(0, 3, 1, 2)
+                if following is not None:
+                    ahead.append(reader.submit(read, following.numpy()))
+                yield images.to(self.device, non_blocking=True)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """uint8 (b, 3, h, w) → uint8 (b, 3, size, size), bilinear with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    # In channels_last, which `Batches` keeps them in, it takes a third of the time.
+    return F.resize(images.contiguous(memory_format=torch.channels_last), [size, size], antialias=True)
+
+
+def progressive_size(epoch: int, epochs: int, start: int | None, end: int) -> int:
+    """Side in pixels during `epoch`: grows linearly from `start` to `end` over the first half of the epochs, in multiples of
+    16. After Howard's progressive resizing (fastai, DAWNBench 2018)."""
+    share = min(1.0, epoch / (epochs // 2)) if epochs > 1 else 1.0
+    return end if start is None or share == 1 else start + int(share * (end - start)) // 16 * 16

@@ -1,0 +1,44 @@
+"""A dataset: uint8 images and integer labels, whole, in memory or mapped."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from common.data.decode import release
+
+Split = Literal["train", "test"]
+_DIGEST_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a dataset, whole. K classes, N images."""
+
+    name: str
+    """one of `DATASETS`"""
+    images: Tensor
+    """uint8 (N, 3, H, W), channels_last; may be backed by a memory-mapped file"""
+    labels: Tensor
+    """int64 (N,), values in [0, K)"""
+    classes: tuple[str, ...]
+    """length K; a class's index is its label"""
+    superclasses: tuple[str, ...] | None
+    """CIFAR-100's 20 names, None for the others"""
+    superclass_of: tuple[int, ...] | None
+    """length K: class index → superclass index, None without superclasses"""
+    flip: bool
+    """may images be mirrored without changing their class (not so for digits)"""
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """SHA-256 hex over images, labels and classes: changes with any pixel, label, name or their order."""
+    digest = hashlib.sha256(json.dumps([list(dataset.images.shape), dataset.classes]).encode())
+    per_chunk = max(1, _DIGEST_CHUNK_BYTES // max(1, dataset.images[:1].numel()))
+    for start in range(0, len(dataset.images), per_chunk):
+        digest.update(dataset.images[start : start + per_chunk].contiguous().numpy())
+        release(dataset.images)
+    digest.update(dataset.labels.numpy().astype("<i8"))
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Finding a run: by id, by path, by artifact name, or as the newest. Imports no torch."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.base.errors import UserError
+from common.runs.folder import RunFolder
+
+
+def list_runs(runs_dir: str | Path) -> list[RunFolder]:
+    """Every folder with a config, a summary or weights, oldest first."""
+    root = Path(runs_dir)
+    folders = [RunFolder(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    runs = [folder for folder in folders if any(p.exists() for p in (folder.config, folder.summary, folder.best))]
+    return sorted(runs, key=_age)
+
+
+def _age(folder: RunFolder) -> tuple[float, str]:
+    with contextlib.suppress(UserError):
+        return float(folder.read_summary().get("started", 0.0)), folder.id
+    return 0.0, folder.id
+
+
+def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:
+    """A run by id or folder. Errors: `UserError` naming `flag` and the ids there are."""
+    for path in (Path(runs_dir) / reference, Path(reference)):
+        folder = RunFolder(path.resolve())
+        if path.is_dir() and (folder.config.exists() or folder.best.exists()):
+            return RunFolder(path)
+    known = [folder.id for folder in list_runs(runs_dir)][-5:]
+    there = f"the newest there: {', '.join(reversed(known))}" if known else "there are no runs in it"
+    raise UserError(f"{flag} {reference} is no run in {runs_dir} and no run's folder; {there}")
+
+
+def find_artifact(runs_dir: str | Path, reference: str) -> tuple[RunFolder, dict[str, Any]] | None:
+    """`[entity/project/]name[:alias]` among the artifacts that the runs in `runs_dir` logged, as W&B would resolve it: versions
+    count up in order of logging, and an alias is with the version that had it last. None: no such artifact."""
+    name, _, alias = reference.rpartition("/")[2].partition(":")
+    logged = []
+    for folder in list_runs(runs_dir):
+        with contextlib.suppress(UserError):
+            logged += [(a["time"], folder, a) for a in folder.read_tracking()["artifacts"] if a["name"] == name]
+    logged.sort(key=lambda entry: (entry[0], entry[1].id))
+    versions: list[tuple[RunFolder, dict[str, Any]]] = []
+    for _, folder, artifact in logged:  # bytes that were logged before are no new version, as with W&B
+        same = next((i for i, (_, known) in enumerate(versions) if known["digest"] == artifact["digest"]), None)
+        if same is None:
+            versions.append((folder, artifact))
+    aliases = {f"v{number}": version for number, version in enumerate(versions)}
+    for _, folder, artifact in logged:
+        for given in (*artifact["aliases"], "latest"):
+            aliases[given] = (folder, artifact)
+    return aliases.get(alias or "latest")
+
+
+def resolve_checkpoint(
+    reference: str | None, runs_dir: str | Path, download: Callable[[str], Path | None] | None = None
+) -> tuple[Path, str | None]:
+    """The weights that `--checkpoint` names, and the artifact they are, if it was named.
+
+    A file; a run's id or folder; an artifact, looked up by `download` in W&B and, where that gives None, among the local runs.
+    None is the newest run that has weights. Errors: `UserError` that says what there is.
+    """
+    if reference is None:
+        runs = [folder for folder in list_runs(runs_dir) if folder.best.exists()]
+        if not runs:
+            raise UserError(
+                f"no run with weights in {runs_dir}; train one with train.py, or give --checkpoint or --runs_dir"
+            )
+        return runs[-1].best, None
+    if Path(reference).is_file():
+        return Path(reference), None
+    is_run = ":" not in reference and any((root / reference).is_dir() for root in (Path(runs_dir), Path()))
+    if is_run:
+        folder = find_run(runs_dir, reference, "--checkpoint")
+        if not folder.best.exists():
+            raise UserError(
+                f"--checkpoint {reference}: {folder.best} does not exist; the run has not finished an epoch"
+            )
+        return folder.best, None
+    looks_like_file = "." in reference.rpartition("/")[2]
+    if download and not looks_like_file and (path := download(reference)):
+        return path, reference
+    if found := find_artifact(runs_dir, reference):
+        folder, artifact = found
+        return folder.path / artifact["files"][0], reference
+    names = {
+        f"{a['name']}:latest"
+        for folder in list_runs(runs_dir)
+        for a in folder.read_tracking()["artifacts"]
+        if a["type"] == "model"
+    }
+    there = [folder.id for folder in list_runs(runs_dir)][-3:] + sorted(names)[:3]
+    known = f"; there are {', '.join(there)}" if there else "; there are no runs"
+    raise UserError(f"--checkpoint {reference} is no file, and no run or artifact in {runs_dir}{known}")

@@ -1,0 +1,153 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+import time
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from common.base.errors import RunError, UserError, first_line
+from common.base.files import atomic_path, disk_errors
+from common.base.processes import Team
+from common.model.weights import FORMAT, _as_os_error, load_into
+
+if TYPE_CHECKING:
+    pass
+
+
+def save_training_state(path: Path, state: dict[str, Any]) -> None:
+    """Everything needed to go on, of plain types and tensors only. Errors: `RunError` when the disk is full."""
+    with disk_errors(path), atomic_path(path) as temporary, _as_os_error():
+        torch.save({"format": FORMAT, **state}, temporary)
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """What `save_training_state` saved, on the CPU; every record's checksum is verified, since a flipped bit in a weight
+    would otherwise pass. Errors: `UserError` naming the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: this run has no saved state to go on from; begin a new run") from None
+    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
+        raise UserError(
+            f"{path} can't be read: truncated, damaged, or not a training state ({first_line(error)}); "
+            "the weights in best.safetensors may be whole"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a training state of train.py")
+    return state
+
+
+@dataclass
+class Progress:
+    """Where a run is. Plain numbers."""
+
+    epoch: int = 0
+    """whole epochs done"""
+    step: int = 0
+    """optimizer steps done"""
+    measured: int = 0
+    """the step of the last epoch row, which follows the step by a validation"""
+    best_epoch: int | None = None
+    best_accuracy: float | None = None
+    """validation accuracy of the best epoch"""
+    seconds: float = 0.0
+    """time spent, by all the processes that went on with the run, one after the other"""
+    latest: dict[str, float] = field(default_factory=dict)
+    """the newest step's lr and loss"""
+
+
+@dataclass
+class Trainer:
+    """The parts that change in training. `network` is what is trained: the model, or its head alone on cached features."""
+
+    model: nn.Module
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+    sums: Tensor
+    """float (3,) on the device: this epoch's summed loss, images that were right, images"""
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.monotonic)
+
+    def evaluated(self) -> nn.Module:
+        """The network that is validated: the averaged one where there is an average."""
+        return self.average.module if self.average is not None else self.network
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole model's state with the weights that were validated."""
+        state = self.model.state_dict()
+        prefix = "" if self.network is self.model else "fc."
+        return {**state, **{prefix + name: tensor for name, tensor in self.evaluated().state_dict().items()}}
+
+    def seconds(self) -> float:
+        return self.progress.seconds + time.monotonic() - self.started
+
+    def save(self, path: Path, sums: Tensor) -> None:
+        """Writes `last.pt`. Errors: `RunError` when it can't be written, or the weights are not finite, which can be a step before
+        the loss is not; the earlier one is kept."""
+        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        norm, lr = nn.utils.get_total_norm(weights).item(), self.optimizer.param_groups[0]["lr"]
+        require_finite("the norm of the weights", norm, self.progress.step, lr)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "progress": {**asdict(self.progress), "seconds": self.seconds()},
+            "sums": sums,
+        }
+        save_training_state(path, state)
+
+    def load(self, path: Path, device: torch.device, team: Team) -> None:
+        """Goes on from `path`. Errors: `UserError` when the file is damaged or of another run."""
+        state = load_training_state(path)
+        try:
+            load_into(self.model, state["model"], path)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None:
+                load_into(self.average, state["average"], path)
+            vars(self.progress).update(asdict(Progress(**state["progress"])))
+            # One process has the sums of all, however many they were.
+            self.sums.copy_(state["sums"] if team.main else torch.zeros(3))
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} does not fit this run ({error}); its best weights may be whole") from None
+
+    def add(self, sums: Tensor) -> None:
+        """After every step: its sums to the epoch's, and the new weights to their average."""
+        self.sums += sums
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def running(self) -> dict[str, str]:
+        """This epoch's means so far, for the progress bar; of this process. Waits for the device."""
+        loss, right, images = self.sums.tolist()
+        return {"loss": f"{loss / images:.4f}", "accuracy": f"{right / images:.4f}"}
+
+    def epoch_means(self, team: Team) -> dict[str, float]:
+        """Loss and accuracy over the images of the epoch, those of all processes."""
+        loss, right, images = team.sum(self.sums).tolist()
+        return {"train/loss": loss / images, "train/accuracy": right / images}
+
+
+def require_finite(metric: str, value: float, step: int, lr: float) -> None:
+    """Errors: `RunError` that names the metric, the step and the lr."""
+    if not math.isfinite(value):
+        raise RunError(
+            f"{metric} is {value} at step {step} with lr {lr:g}: training has diverged; the last good checkpoint is kept. "
+            "Begin again with a lower --lr, or with --warmup_epochs"
+        )

@@ -1,0 +1,211 @@
+"""A run that is stopped at the worst moments goes on as if it had not been: in a validation, between two writes, twice."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from helpers import script_environment
+from resumed import FLAGS, PATIENCE, assert_same_run, lines_of, start, state_of, wait_until
+
+import train
+from common.base.errors import RunError, UserError
+from common.cli import parse_train
+from common.config import PRESETS
+from common.model import predict
+from common.training import features, step
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+# 12 steps an epoch and 2 epochs, with a checkpoint at the last step of each.
+SMALL = replace(
+    PRESETS["digits"],
+    device="cpu",
+    image_size=16,
+    batch_size=64,
+    validation_fraction=0.5,
+    epochs=2,
+    log_every=2,
+    checkpoint_every=3,
+    run_id="run",
+)
+KINDS = {
+    "full": {"mixup_alpha": 0.2, "ema_decay": 0.9, "nesterov": True},
+    "partial": {"finetune": "partial", "backbone_lr_scale": 0.5, "augment": "none"},
+    "head": {"finetune": "head", "feature_views": 2, "momentum": 0.5},
+}
+
+
+def begin(folder: Path, kind: str) -> int:
+    return train.main(replace(SMALL, runs_dir=str(folder), **KINDS[kind]))
+
+
+def go_on(folder: Path, *flags: object) -> int:
+    return train.main(parse_train(["--resume", "run", "--runs_dir", str(folder), *map(str, flags)]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_networks):
+    """Kind of run → the folder of such a run that nothing interrupted."""
+
+    @cache
+    def of(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        assert begin(folder, kind) == 0
+        return folder / "run"
+
+    return of
+
+
+def signal_in_call(patch: pytest.MonkeyPatch, module: object, name: str, call: int) -> None:
+    """SIGTERM arrives at the beginning of a function's n-th call."""
+    function, calls = getattr(module, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    patch.setattr(module, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    "kind, module, name, call, step",
+    [
+        ("full", step, "train_step", 17, 17),
+        ("partial", step, "train_step", 8, 8),
+        ("head", step, "train_step", 20, 20),
+        ("head", features, "predict", 2, 0),
+        ("full", predict, "predict", 1, 12),
+        ("full", predict, "predict", 2, 24),
+    ],
+    ids=["a step", "a step, partial", "a step, head", "feature extraction", "a validation", "the last validation"],
+)
+def test_a_run_interrupted_anywhere_goes_on_as_if_it_had_not_been(tmp_path, whole, kind, module, name, call, step):
+    with pytest.MonkeyPatch.context() as patch:
+        signal_in_call(patch, module, name, call)
+        assert begin(tmp_path, kind) == 143
+    assert state_of(tmp_path / "run")["progress"]["step"] == step
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    assert go_on(tmp_path) == 0
+    assert_same_run(tmp_path / "run", whole(kind))
+
+
+def test_a_run_that_max_steps_ended_in_its_validation_takes_no_further_step(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        signal_in_call(patch, predict, "predict", 1)
+        assert train.main(replace(SMALL, runs_dir=str(tmp_path), max_steps=7)) == 143
+    assert go_on(tmp_path) == 0
+    assert state_of(tmp_path / "run")["progress"]["step"] == 7
+    assert [json.loads(line)["step"] for line in open(tmp_path / "run" / "metrics.jsonl")] == [2, 4, 6, 7]
+
+
+def fill_the_disk(patch: pytest.MonkeyPatch, room: int) -> list[int]:
+    """The disk takes so many writes, and no more. A write is what is flushed: a file, a folder's entry, a row."""
+    flush, written = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        if len(written) == room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(descriptor)
+        flush(descriptor)
+
+    patch.setattr(os, "fsync", fsync)
+    return written
+
+
+def full_after(folder: Path, room: int) -> bool:
+    """A run whose disk is full after so many writes, and that goes on when there is room again → whether it was full."""
+    with pytest.MonkeyPatch.context() as patch:
+        written = fill_the_disk(patch, room)
+        try:
+            assert begin(folder, "full") == 0
+            return len(written) == room
+        except RunError as error:
+            assert "can't be written" in str(error) and "Free space in" in str(error)
+    if (folder / "run" / "config.yaml").exists():
+        assert go_on(folder) == 0
+    else:
+        assert begin(folder, "full") == 0
+    return True
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_disk_that_is_full_from_some_write_on_loses_nothing(tmp_path, whole, part):
+    room = random.Random(part).randrange(15 * part, 15 * part + 15)
+    assert full_after(tmp_path, room)
+    assert_same_run(tmp_path / "run", whole("full"))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_from_any_write_on_loses_nothing(tmp_path, whole):
+    room = 0
+    while full_after(tmp_path / str(room), room):
+        assert_same_run(tmp_path / str(room) / "run", whole("full"))
+        room += 1
+    assert room > 60
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_going_on_with_a_finished_run_changes_nothing_and_says_how_to_train_longer(whole, capsys):
+    before = files_of(whole("full"))
+    assert go_on(whole("full").parent) == 0
+    assert "nothing is left to train" in (said := capsys.readouterr().out) and "--epochs" in said
+    assert files_of(whole("full")) == before
+
+
+def test_an_end_that_lies_behind_is_refused(whole):
+    before = files_of(whole("full"))
+    with pytest.raises(
+        UserError, match="at step 24 already, and with these --epochs and --max_steps would end after 12"
+    ):
+        go_on(whole("full").parent, "--epochs", 1)
+    assert files_of(whole("full")) == before
+
+
+def test_a_finished_run_trains_longer_from_its_last_step_on(tmp_path, whole):
+    first = replace(SMALL, runs_dir=str(tmp_path), schedule="constant", epochs=1, warmup_epochs=0)
+    assert train.main(first) == 0
+    assert go_on(tmp_path, "--epochs", 2) == 0
+    other = replace(first, runs_dir=str(tmp_path / "other"), epochs=2)
+    assert train.main(other) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "other" / "run")
+
+
+def test_a_second_signal_ends_at_once_and_ctrl_c_in_a_terminal_saves(tmp_path):
+    env, run = script_environment(tmp_path, WANDB_MODE="offline"), tmp_path / "runs" / "run"
+    process = start(*FLAGS, "--run_id", "run", cwd=tmp_path, env=env)
+    wait_until(lambda: lines_of(run) >= 3, process)
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # both arrive before the step's end
+        process.send_signal(number)
+    assert process.wait(PATIENCE) == 143
+    assert "stopped at once" in (tmp_path / "stderr.txt").read_text()
+    saved = state_of(run)["progress"]["step"]
+    assert saved >= 4 and saved % 4 == 0  # --checkpoint_every
+
+    # A terminal sends Ctrl-C to all processes of the command, those of W&B included.
+    process = start("--resume", "run", cwd=tmp_path, env=env, new_session=True)
+    metrics = run / "metrics.jsonl"
+    before = metrics.stat().st_ino
+    wait_until(lambda: metrics.stat().st_ino != before and lines_of(run) > saved // 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    said = (tmp_path / "stdout.txt").read_text()
+    assert "go on with: python train.py --resume run\n" in said
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    directory = json.loads((run / "tracking.json").read_text())["runs"][0]["dirs"][-1]
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run / directory)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert '"type":"exit"' in shown and "130" in next(line for line in shown.splitlines() if '"type":"exit"' in line)
+    assert "interrupted" in shown

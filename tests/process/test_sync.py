@@ -1,0 +1,200 @@
+"""What was done with no server reaches it later, whole and once, also from another place than where it was done."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers import ROOT, run_script, script_environment
+from wandb_backend import Backend
+
+from common.runs.find import resolve_checkpoint
+from common.tracking.server import table_artifact_name
+
+FLAGS = (
+    *("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 2),
+    *("--log_every", 1, "--run_id", "run"),
+)  # fmt: skip
+MODEL = "resnext50_32x4d-digits:best"
+
+
+def state_of(backend: Backend) -> dict:
+    """All that would show that something was sent twice."""
+    return {
+        "rows": {run.id: run.rows for run in backend.runs.values()},
+        "files": {run.id: run.files for run in backend.runs.values()},
+        "artifacts": [(a.id, a.state, a.aliases, a.files) for a in backend.artifacts],
+        "starts": {run.id: run.starts for run in backend.runs.values()},
+    }
+
+
+def sync(place: Path, runs_dir: str, backend: Backend, status: int) -> str:
+    env = script_environment(place, WANDB_MODE=None, **backend.env(place))
+    done = run_script("sync.py", "--runs_dir", runs_dir, cwd=place, env=env, status=status)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Backend]:
+    with Backend() as backend:
+        yield backend
+        assert not backend.unknown
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory, server) -> SimpleNamespace:
+    """A run trained offline, sent to a server that refuses its data and evaluated offline, what was kept of its weights, and its
+    folder moved, with nothing left behind."""
+    old, new = tmp_path_factory.mktemp("old"), tmp_path_factory.mktemp("new")
+    env = script_environment(old, WANDB_MODE="offline")
+    trained = run_script("train.py", *FLAGS, cwd=old, env=env)
+    server.fault = "full"
+    refused = sync(old, "runs", server, 1)
+    server.fault = None
+    evaluated = run_script("evaluate.py", "--checkpoint", MODEL, "--device", "cpu", cwd=old, env=env)
+    best = old / "runs" / "run" / "checkpoints" / "best.safetensors"
+    copies = [path.name for path in old.rglob("*") if path.is_file() and path.stat().st_size >= best.stat().st_size]
+    shutil.copytree(old / "runs", new / "elsewhere", symlinks=True)
+    shutil.rmtree(old)
+    return SimpleNamespace(
+        place=new,
+        folder=new / "elsewhere" / "run",
+        copies=copies,
+        said=trained.stdout,
+        refused=refused,
+        evaluated=evaluated.stdout,
+    )
+
+
+@pytest.fixture(scope="module")
+def synced(offline, server) -> SimpleNamespace:
+    """The server after two calls of sync.py."""
+    accepted, before = sync(offline.place, "elsewhere", server, 0), state_of(server)
+    again, after = sync(offline.place, "elsewhere", server, 0), state_of(server)
+    return SimpleNamespace(backend=server, accepted=accepted, again=again, states=(before, after))
+
+
+def test_offline_an_artifact_s_name_and_a_run_s_id_mean_the_run_s_weights(offline):
+    report = json.loads((offline.folder / "evaluation" / "report.json").read_text())
+    assert report["checkpoint"]["artifact"] == MODEL and len(report["checkpoint"]["sha256"]) == 64
+    best = offline.folder / "checkpoints" / "best.safetensors"
+    for name in ("run", MODEL, "resnext50_32x4d-digits:latest", "resnext50_32x4d-digits:v0", "resnext50_32x4d-digits"):
+        assert resolve_checkpoint(name, offline.folder.parent)[0] == best
+
+
+def test_an_offline_run_keeps_few_copies_of_its_weights(offline):
+    assert {"last.pt", "best.safetensors"} <= set(offline.copies) and len(offline.copies) <= 3, offline.copies
+
+
+def test_the_commands_that_send_are_printed(offline):
+    assert "send: wandb sync runs/run/wandb/offline-run-" in offline.said and "python sync.py run" in offline.said
+    assert "wandb leet runs/run/wandb/offline-run-" in offline.evaluated
+
+
+def test_while_the_server_refuses_data_something_is_missing(offline):
+    assert "incomplete" in offline.refused and "0 of 8" in offline.refused
+
+
+def test_a_moved_run_arrives_whole(synced, offline):
+    run, backend = synced.backend.runs["run"], synced.backend
+    local = [json.loads(line) for line in (offline.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["_step"] for row in run.rows] == [row["step"] for row in local] == list(range(1, 9))
+    for sent, row in zip(run.rows, local, strict=True):
+        assert all(sent[key] == pytest.approx(value) for key, value in row.items() if key not in ("step", "time"))
+    assert (run.state, run.job_type, run.config["epochs"]) == ("finished", "train", 2)
+    assert "best/validation_accuracy" in run.summary
+    figures = [row["loss"]["path"] for row in run.rows if "loss" in row]
+    assert len(figures) == 2 and all(run.files[figure].startswith(b"\x89PNG") for figure in figures)
+    weights = (offline.folder / "checkpoints" / "best.safetensors").read_bytes()
+    model = backend.artifact(MODEL)
+    assert model is not None and model is backend.artifact("resnext50_32x4d-digits:latest")
+    assert (model.version, model.files, model.created_by) == ("v0", {"best.safetensors": weights}, "run")
+    assert model.metadata["run_id"] == "run"
+    assert backend.artifact("digits-split").files == {"split.json": (offline.folder / "split.json").read_bytes()}
+    assert "8 of 8" in synced.accepted and "incomplete" not in synced.accepted
+
+
+def test_a_moved_evaluation_arrives_whole(synced, offline):
+    (run,) = [run for run in synced.backend.runs.values() if run.job_type == "evaluate"]
+    report = json.loads((offline.folder / "evaluation" / "report.json").read_text())
+    media = {key: value for row in run.history for key, value in row.items() if isinstance(value, dict)}
+    assert [row["_step"] for row in run.rows] == list(range(len(run.rows)))
+    for name, file in report["figures"].items():
+        assert run.files[media[f"figures/{name}"]["path"]] == (offline.folder / "evaluation" / file).read_bytes()
+    tables = [artifact for artifact in synced.backend.artifacts if artifact.type in ("table", "run_table")]
+    for key in report["tables"]:
+        local = json.loads((offline.folder / "evaluation" / "tables" / f"{key.replace('/', '-')}.json").read_text())
+        assert json.loads(run.files[media[key]["path"]])["columns"] == local["columns"]
+        assert any(f"{key.replace('/', '')}" in table.name and table.files for table in tables), key
+    assert run.summary["run_id"] == "run"
+
+
+def test_syncing_twice_adds_nothing(synced):
+    before, after = synced.states
+    assert before == after
+    assert "already there" in synced.again and "sent" not in synced.again
+
+
+def test_a_run_that_gets_its_missing_rows_ends_on_the_server_as_it_ended_here(tmp_path):
+    code = """
+from pathlib import Path
+from common.runs.folder import RunFolder
+from common.tracking.run import start
+from common.tracking.server import log_again
+
+folder = RunFolder(Path("runs/run"))
+run = start(folder, "train", {}, run_id="run")
+run.log({"loss": 1.0}, step=1)
+run.finish(143)
+(record,) = folder.read_tracking()["runs"]
+log_again(record, [], [{"_step": 2, "loss": 0.5}], {})
+"""
+    with Backend() as backend:
+        env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        run = backend.runs["run"]
+        assert [row["_step"] for row in run.rows] == [1, 2]
+        assert (run.state, run.exit_code) == ("failed", 143)
+
+
+@pytest.mark.slow
+def test_what_a_full_server_refused_is_sent_once_later(tmp_path):
+    """Rows, weights and figures of an online run, from the middle on."""
+    with Backend() as backend:
+        env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        flags = [*FLAGS, "--epochs", 16]
+        command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
+        with open(tmp_path / "output.txt", "w") as output:
+            process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            backend.wait_for(lambda: "run" in backend.runs and len(backend.runs["run"].rows) >= 6)
+            backend.fault = "full"
+            status = process.wait(300)
+        finally:
+            process.kill()
+        said = (tmp_path / "output.txt").read_text()
+        assert status == 0 and "send the rest: python sync.py run" in said, said
+        steps, run = list(range(1, 65)), backend.runs["run"]
+        assert [row["_step"] for row in run.rows] == steps[: len(run.rows)] and len(run.rows) < len(steps)
+        backend.fault = None
+        for state in ("sent", "already there"):
+            assert state in run_script("sync.py", "run", cwd=tmp_path, env=env).stdout
+            assert [row["_step"] for row in run.rows] == steps
+        assert all(run.files[row["loss"]["path"]].startswith(b"\x89PNG") for row in run.rows if "loss" in row)
+        assert len([row for row in run.rows if "loss" in row]) == 16
+        weights = (tmp_path / "runs" / "run" / "checkpoints" / "best.safetensors").read_bytes()
+        assert backend.artifact(MODEL).files == {"best.safetensors": weights}
+        assert not backend.unknown
+
+
+@pytest.mark.parametrize("key", ["per_class", "validation/per_class", "a b/c.d"])
+def test_a_table_s_artifact_is_known_by_the_name_that_the_client_gives_it(key):
+    internal = pytest.importorskip("wandb.sdk.artifacts._internal_artifact", reason="wandb has moved it")
+    name = internal.InternalArtifact(f"run-id-{key}", "run_table").name
+    assert table_artifact_name("id", key) == name.partition(":")[0]

@@ -1,0 +1,205 @@
+"""Pictures that can be read: nothing is cut off or drawn over, and nothing is told by colour alone."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from common.analysis import figures
+from common.base import drawing
+from common.data.cifar import CIFAR100_SUPERCLASSES
+from common.training import curves
+
+LONG = ["a class name that goes on and on, with spaces", "under_scored_" * 5, "g" * 70, "$x^2$ costs $", "Ünïcödé"]
+
+
+def drawn(figure):
+    """The figure's renderer, once it has drawn it."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def extents(texts, renderer):
+    return [text.get_window_extent(renderer) for text in texts if text.get_text()]
+
+
+def overlapping(boxes) -> list:
+    """Pairs of boxes that share more than a pixel."""
+    found = []
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            width = min(a.x1, b.x1) - max(a.x0, b.x0)
+            height = min(a.y1, b.y1) - max(a.y0, b.y0)
+            if width > 1 and height > 1:
+                found.append((a, b))
+    return found
+
+
+def epoch_rows(count: int, validation: bool = True) -> list[dict]:
+    rows = [{"epoch": 0.5, "train/batch_loss": 3.0}]
+    for epoch in range(1, count + 1):
+        row = {"epoch": epoch, "train/loss": 2 / epoch, "train/accuracy": 1 - 1 / (epoch + 1)}
+        rows.append(row | ({"validation/loss": 3 / epoch, "validation/accuracy": 0.5} if validation else {}))
+    return rows
+
+
+def test_curves_draw_the_epochs_rows_and_mark_the_best_epoch():
+    loss, accuracy = curves.curves(epoch_rows(5), best_epoch=3).axes
+    train, validation, best = loss.get_lines()
+    np.testing.assert_allclose(train.get_xydata(), [(e, 2 / e) for e in range(1, 6)])
+    np.testing.assert_allclose(validation.get_xydata(), [(e, 3 / e) for e in range(1, 6)])
+    assert list(best.get_xdata()) == [3, 3]
+    assert train.get_linestyle() != validation.get_linestyle() and train.get_marker() != validation.get_marker()
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["train", "validation", "best epoch: 3"]
+
+
+def test_curves_do_with_one_epoch_with_none_and_without_validation():
+    for rows, best in [(epoch_rows(1), 1), ([], None), (epoch_rows(3, validation=False), 3)]:
+        figure = curves.curves(rows, best)
+        drawn(figure)
+        assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks() if 0.5 < tick < 3.5 and rows)
+
+
+def random_confusion(count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.diag(rng.integers(50, 150, count)) + rng.poisson(0.1, (count, count))
+
+
+def test_a_confusion_matrix_has_its_counts_in_its_cells():
+    matrix = random_confusion(10)
+    axes = figures.confusion(matrix, [f"class {n}" for n in range(10)]).axes[0]
+    cells = {text.get_position(): int(text.get_text()) for text in axes.texts}
+    assert cells == {(column, row): count for (row, column), count in np.ndenumerate(matrix) if count}
+
+
+@pytest.mark.parametrize("count", [2, 10, 25])
+def test_names_at_a_confusion_matrix_do_not_touch(count):
+    classes = [f"{LONG[n % len(LONG)]} {n}" for n in range(count)]
+    figure = figures.confusion(random_confusion(count), classes)
+    renderer, axes = drawn(figure), figure.axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert len(labels) == count
+        assert not overlapping(extents(labels, renderer))
+        assert min(label.get_fontsize() for label in labels) >= 5
+
+
+def test_at_100_classes_superclasses_stand_together_between_lines():
+    classes = sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names)
+    superclasses = list(CIFAR100_SUPERCLASSES)
+    group_of = [next(i for i, names in enumerate(CIFAR100_SUPERCLASSES.values()) if name in names) for name in classes]
+    figure = figures.confusion(random_confusion(100), classes, superclasses, group_of)
+    renderer, axes = drawn(figure), figure.axes[0]
+    assert not overlapping(extents(axes.get_xticklabels(), renderer))
+    assert min(label.get_fontsize() for label in axes.get_yticklabels()) >= 5
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == [name for names in CIFAR100_SUPERCLASSES.values() for name in sorted(names)]
+    names = [text for text in axes.texts if text.get_text() in superclasses]
+    assert [text.get_text() for text in names] == superclasses
+    assert not overlapping(extents(names, renderer) + [figure.axes[1].get_window_extent(renderer)])
+    heights = [text.get_window_extent(renderer).y0 for text in names]
+    assert heights == sorted(heights, reverse=True)
+    assert len(axes.patches) == 20
+
+
+def test_hundreds_of_classes_still_make_a_picture(tmp_path):
+    drawing.save(
+        figures.confusion(random_confusion(300), [f"class {n}" for n in range(300)]), tmp_path / "c.png", dpi=50
+    )
+    with Image.open(tmp_path / "c.png") as picture:
+        assert max(picture.size) < 2000
+
+
+def calibration(temperature: float | None) -> dict:
+    bins = [
+        {"low": n / 15, "high": (n + 1) / 15, "count": n, "confidence": (n + 0.5) / 15, "accuracy": n / 15} if n else
+        {"low": 0, "high": 1 / 15, "count": 0, "confidence": None, "accuracy": None}
+        for n in range(15)
+    ]  # fmt: skip
+    after = {"bins_after": bins if temperature else None, "ece_after": 0.01 if temperature else None}
+    return {"bins": bins, "ece": 0.123, "temperature": temperature, **after}
+
+
+def test_reliability_shows_both_versions_apart_without_colour():
+    top, bottom = figures.reliability(calibration(1.5)).axes
+    _, before, after = top.get_lines()
+    assert len(before.get_xdata()) == 14  # the empty bin is left out
+    assert before.get_marker() != after.get_marker() and before.get_linestyle() != after.get_linestyle()
+    assert {patch.get_hatch() for patch in bottom.patches} == {None, "///"}
+    assert "0.123" in top.get_legend().get_texts()[1].get_text()
+    assert len(figures.reliability(calibration(None)).axes[0].get_lines()) == 2
+
+
+def tile(name: str = "cat", correct: bool | None = True, size: int = 32) -> figures.Tile:
+    return figures.Tile(
+        np.full((3, size, size), 128, np.uint8), f"true: {drawing.shortened(name)}\npredicted: dog, 97%", correct
+    )
+
+
+def test_right_and_wrong_differ_in_mark_and_border():
+    axes = figures.grid([tile(correct=True), tile(correct=False)], "Images", columns=2).axes[0]
+    right, wrong = axes.patches
+    assert right.get_linestyle() != wrong.get_linestyle()
+    assert [text.get_text() for text in axes.texts if text.get_text() in "✓✗"] == ["✓", "✗"]
+
+
+def test_captions_of_long_names_touch_neither_each_other_nor_an_image():
+    tiles = [tile(name) for name in LONG * 3]
+    figure = figures.sheet([("A heading " * 20, tiles[:8]), ("", tiles[8:])], "A long title " * 20)
+    renderer, axes = drawn(figure), figure.axes[0]
+    written = [text for text in axes.texts if text.get_text() not in ("✓", "✗")]
+    images = [image.get_window_extent(renderer) for image in axes.get_images()]
+    assert len(images) == 15
+    assert not overlapping(extents(written, renderer) + images)
+    page = axes.get_window_extent(renderer)
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 for box in extents(written, renderer))
+
+
+def test_a_dollar_in_a_name_is_drawn_as_a_dollar():
+    figure = figures.confusion(np.eye(2, dtype=int), ["$x^2$", "a $ alone"])
+    drawn(figure)
+    assert [label.get_text().replace("\\", "") for label in figure.axes[0].get_yticklabels()] == ["$x^2$", "a $ alone"]
+
+
+def test_wrapping_loses_no_character_but_the_spaces_at_breaks():
+    for name in LONG:
+        lines = drawing.wrapped(name, 16)
+        assert max(map(len, lines)) <= 16
+        assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+    assert drawing.wrapped("large_man-made_outdoor_things", 16) == ["large_man-made_", "outdoor_things"]
+
+
+def test_an_overlay_leaves_the_image_and_brightens_where_the_heat_is():
+    image = np.random.default_rng(0).random((3, 8, 8)) * 0.3
+    heat = np.zeros((8, 8))
+    heat[0, 0] = 1
+    both = figures.overlay(image, heat)
+    assert both.shape == (3, 8, 16) and 0 <= both.min() and both.max() <= 1
+    np.testing.assert_array_equal(both[:, :, :8], image)
+    assert both[:, 0, 8].mean() > both[:, 4, 12].mean() + 0.2
+
+
+def test_thumbnail_n_is_image_n(tmp_path):
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.integers(0, 256, (60, 3, 1, 1), dtype=np.uint8), 48, 2).repeat(48, 3)
+    report = {"confused": [{"images": list(range(59, 20, -1))}, {"images": list(range(10))}]}
+    about = figures.save_thumbnails(report, images, tmp_path / "thumbnails.jpg")
+    assert about["images"] == [*range(59, 20, -1), *range(10)]
+    with Image.open(tmp_path / about["file"]) as sprite:
+        pixels = np.asarray(sprite).astype(int)
+    for position, index in enumerate(about["images"]):
+        row, column = divmod(position, about["columns"])
+        middle = pixels[row * about["size"] + 24, column * about["size"] + 24]
+        assert np.abs(middle - images[index, :, 0, 0]).max() < 12
+    assert figures.save_thumbnails({"confused": []}, images, tmp_path / "none.jpg") is None
+
+
+def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "loss.png"
+    drawing.save(curves.curves(epoch_rows(2), 1), path)
+    before = path.read_bytes()
+    figure = curves.curves(epoch_rows(3), 1)
+    monkeypatch.setattr(figure, "savefig", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drawing.save(figure, path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["loss.png"]

@@ -1,0 +1,311 @@
+"""dashboard.py without a browser: what it reads, what it says, and what it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dashboard_runs import CLASSES, STARTED, make_run, make_sweep
+from helpers import ROOT, run_script, script_environment
+from PIL import Image
+
+from common.base.errors import UserError
+from common.dashboard import page, pictures, reading, summary
+
+
+def embedded(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+
+
+def run_of(runs_dir: Path, run_id: str) -> dict:
+    return next(run for run in page.collect(runs_dir)["runs"] if run["id"] == run_id)
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tested runs; never changed by a test."""
+    runs_dir = tmp_path_factory.mktemp("dashboard") / "runs"
+    make_run(runs_dir, "good", skill=4.0, lr=0.02, augment="basic")
+    make_run(runs_dir, "middle", skill=3.0, seed=1, started=STARTED + 1, augment="basic")
+    make_run(runs_dir, "poor", skill=2.0, seed=2, started=STARTED + 2)
+    make_sweep(runs_dir, "digits-1", ["good", "middle"])
+    return runs_dir
+
+
+@pytest.fixture
+def one_run(tmp_path: Path) -> Path:
+    """A run folder of its own, for a test to damage."""
+    return make_run(tmp_path / "runs", "run")
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_writes_one_file_that_loads_nothing_and_says_where_it_is(runs_dir: Path, tmp_path: Path) -> None:
+    done = run_script("dashboard.py", "--runs_dir", runs_dir, "--output", tmp_path / "page.html", cwd=tmp_path)
+    assert str(tmp_path / "page.html") in done.stdout and "3 runs" in done.stdout
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("plotly.js v") == 1 and "default-src" in html
+    own = html.replace(page.plotly_source(), "")
+    assert not re.search(r"<link|<iframe|\bsrc=[\"']?(?!data:)|@import|\bfetch\(|XMLHttpRequest", own)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'numpy', 'PIL', 'jinja2', 'plotly', 'yaml', 'wandb'}"
+    code = f"import sys, dashboard, common.config; assert not {heavy} & set(sys.modules), sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_text_from_runs_stays_text(tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    classes = (evil, *CLASSES[1:])
+    make_run(tmp_path / "runs", "<script>alert(1)", classes=classes, tags=(evil,))
+    html = page.render(page.collect(tmp_path / "runs"))
+    assert "<script>alert" not in html and "<img src=x" not in html
+    run = embedded(html)["runs"][0]
+    assert run["id"] == "<script>alert(1)" and run["report"]["classes"][0] == evil
+
+
+def test_a_link_from_a_file_is_http_or_none(one_run: Path) -> None:
+    path = one_run / "evaluation" / "report.json"
+    for address, kept in (("javascript:alert(1)", None), ("https://wandb.ai/x", "https://wandb.ai/x")):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "wandb_url": address}))
+        assert reading.read_run(one_run)["report"]["wandb_url"] == kept
+
+
+def test_only_known_files_and_fields_reach_the_page(one_run: Path) -> None:
+    key = "0123456789abcdef0123456789abcdef01234567"
+    with (one_run / "config.yaml").open("a") as file:
+        file.write(f"api_key: {key}\n")
+    for name in ("summary.json", "split.json", "tracking.json", "evaluation/report.json"):
+        content = json.loads((one_run / name).read_text())
+        (one_run / name).write_text(json.dumps({**content, "api_key": key}))
+    (one_run / "wandb").mkdir()
+    (one_run / "wandb" / "settings").write_text(f"api_key: {key}")
+    (one_run / "netrc").write_text(key)
+    html = page.render(page.collect(one_run.parent))
+    assert key not in html
+    (one_run / "config.yaml").write_text(f"lr: [\n  {key}: : {{")  # an error message would quote its line
+    assert key not in page.render(page.collect(one_run.parent))
+
+
+def test_no_runs_and_one_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    assert "There are no runs yet" in page.render(page.collect(tmp_path / "runs"))
+    make_run(tmp_path / "runs", "only")
+    data = page.collect(tmp_path / "runs")
+    assert data["best"][0]["run"] == "only" and data["differing"] == []
+    assert page.collect(tmp_path / "runs" / "only")["runs"][0]["id"] == "only"
+
+
+def test_two_hundred_runs_stay_below_30_mb(tmp_path: Path) -> None:
+    classes = tuple(f"class {n}" for n in range(100))
+    groups = {
+        "superclasses": tuple(f"group {n}" for n in range(20)),
+        "superclass_of": tuple(n // 5 for n in range(100)),
+    }
+    first = make_run(tmp_path / "runs", "run0", classes=classes, images_per_class=10, epochs=4, **groups)
+    noise = np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(first / "visualization" / "errors.png")
+    for n in range(1, 200):
+        shutil.copytree(first, tmp_path / "runs" / f"run{n}", copy_function=os.link)
+    data = page.write_page(tmp_path / "runs", tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 30e6
+    with_images = [run for run in data["runs"] if run["thumbnails"] and run["pictures"]]
+    assert len(with_images) == pictures.RUNS
+    assert all("--runs_dir" in run["pictures_note"] for run in data["runs"] if run not in with_images)
+
+
+# --- runs that died ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["summary.json", "config.yaml", "split.json", "tracking.json", "metrics.jsonl", "evaluation/report.json",
+     "evaluation/predictions.npz", "evaluation/thumbnails.jpg", "visualization/random.png", "visualization/predictions.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("damage", ["torn", "missing", "strange"])
+def test_a_damaged_file_costs_only_its_own_part(one_run: Path, name: str, damage: str) -> None:
+    path = one_run / name
+    content = path.read_bytes()
+    path.write_bytes({"torn": content[: len(content) // 3], "strange": b'[{"\xff": 1}]', "missing": b""}[damage])
+    if damage == "missing":
+        path.unlink()
+    elif name == "config.yaml":
+        path.write_text("lr: [0.1")
+    data = page.collect(one_run.parent)
+    run = data["runs"][0]
+    page.render(data)
+    optional = damage == "missing" and name in ("split.json", "tracking.json", "summary.json", "visualization/random.png",
+                                                "visualization/predictions.json")  # fmt: skip
+    torn_lines = name == "metrics.jsonl" and damage == "torn"  # its whole lines still count
+    assert optional or torn_lines or any(name in problem for problem in run["problems"]), run["problems"]
+    assert (run["report"] is None) == (name == "evaluation/report.json")
+    assert bool(run["curves"]) == (name != "metrics.jsonl" or damage == "torn")
+    assert bool(run["config"]) == (name != "config.yaml")
+
+
+@pytest.mark.parametrize("field", ["confusion", "classes", "superclass_of", "per_class", "calibration", "metrics"])
+def test_a_report_of_another_shape_is_left_out(one_run: Path, field: str) -> None:
+    path = one_run / "evaluation" / "report.json"
+    report = json.loads(path.read_text())
+    for value in (None, [1], "text"):
+        path.write_text(json.dumps({**report, field: value}))
+        run = page.collect(one_run.parent)["runs"][0]
+        assert run["report"] is None and "evaluation/report.json was left out" in run["problems"][0]
+
+
+def test_what_became_of_a_run(one_run: Path) -> None:
+    summary_path = one_run / "summary.json"
+    for status, pid, shown in (
+        ("running", os.getpid(), "running"),
+        ("running", 2**22 + 1, "crashed"),
+        ("failed", 1, "failed"),
+    ):
+        summary_path.write_text(json.dumps({**json.loads(summary_path.read_text()), "status": status, "pid": pid}))
+        assert reading.read_run(one_run)["status"] == shown
+    assert any("--resume run" in row["command"] for row in reading.read_run(one_run)["commands"])
+    (one_run / "evaluation" / "report.json").unlink()
+    assert any("evaluation did not end" in problem for problem in reading.read_run(one_run)["problems"])
+    summary_path.unlink()
+    assert reading.read_run(one_run)["status"] == "unknown"
+
+
+def test_a_folder_with_nothing_but_a_mark_is_a_run(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "begun" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "notes").mkdir()
+    assert [run["id"] for run in page.collect(tmp_path / "runs")["runs"]] == ["begun"]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_runs_folder_is_one_line(tmp_path: Path) -> None:
+    done = run_script("dashboard.py", "--runs_dir", "nowhere", cwd=tmp_path, status=2)
+    assert done.stderr.startswith("error: --runs_dir nowhere doesn't exist") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_dashboard_is_replaced(runs_dir: Path, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.html"
+    thesis.write_text("<h1>My thesis</h1>")
+    for output, reason in (
+        (thesis, "isn't a dashboard"),
+        (tmp_path, "can't be replaced"),
+        (tmp_path / "no" / "x", "no folder"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            page.write_page(runs_dir, output)
+    assert thesis.read_text() == "<h1>My thesis</h1>"
+    for _ in range(2):
+        page.write_page(runs_dir, tmp_path / "page.html")
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_the_best_run_and_what_set_it_apart(runs_dir: Path) -> None:
+    data = page.collect(runs_dir)
+    (best,) = data["best"]
+    assert best["run"] == "good" and data["leading"] == ["good", "middle", "poor"]
+    assert "the best of 3 runs. Next is middle" in best["text"]
+    assert "lr 0.02 instead of 0.001" in best["text"] and "augment" not in best["text"]
+    assert set(data["differing"]) == {"lr", "augment"}
+
+
+def test_runs_on_other_data_do_not_compete(runs_dir: Path) -> None:
+    runs = page.collect(runs_dir)["runs"]
+    runs[0]["data"] = "digits"
+    assert [(data, split, [run["id"] for run in ranked]) for data, split, ranked in summary.rank(runs)] == [
+        ("digits", "test", ["poor"]), ("cifar100", "test", ["good", "middle"]),
+    ]  # fmt: skip
+    runs[1]["report"] = None  # with one run tested, validation is what both have
+    assert summary.rank(runs)[1][1] == "validation"
+
+
+def test_answers_name_the_numbers_of_the_report(runs_dir: Path) -> None:
+    run = run_of(runs_dir, "poor")
+    raw = json.loads((runs_dir / "poor" / "evaluation" / "report.json").read_text())
+    answers = {row["question"]: row["answer"] for row in run["answers"]}
+    assert summary.percent(raw["metrics"]["test/accuracy"]) in answers["How good is it?"]
+    worst = min(raw["per_class"], key=lambda row: row["recall"])
+    assert f"Found least often: {worst['class']} ({summary.percent(worst['recall'])})" in answers["Which classes fail?"]
+    pair = raw["confused"][0]
+    taken = f"{CLASSES[pair['true']]} for {CLASSES[pair['predicted']]} ({pair['count']} of 40)"
+    assert taken in answers["What are they taken for?"]
+    assert summary.percent(raw["calibration"]["ece"]) in answers["Is its confidence to be trusted?"]
+    assert "not tested" in summary.how_good({**run, "report": None})
+
+
+def test_a_comparison_whose_interval_holds_zero_may_be_chance() -> None:
+    numbers = {"accuracy": 0.8, "other_accuracy": 0.79, "p_value": 0.3, "only_this": 12, "only_other": 9}
+    for low, high, verdict in ((-0.01, 0.03, "Chance"), (0.01, 0.03, "Yes"), (-0.03, -0.01, "No")):
+        assert summary.compared({**numbers, "difference_low": low, "difference_high": high}).startswith(verdict)
+
+
+def test_thumbnails_are_told_by_the_saved_predictions(runs_dir: Path) -> None:
+    run = run_of(runs_dir, "poor")
+    with np.load(runs_dir / "poor" / "evaluation" / "predictions.npz") as saved:
+        logits, labels = saved["logits"], saved["labels"]
+    assert len(run["thumbnails"]["tiles"]) == (logits.argmax(1) != labels).sum()
+    for true, predicted, confidence, index in run["thumbnails"]["tiles"]:
+        p = np.exp(logits[index]) / np.exp(logits[index]).sum()
+        assert (true, predicted) == (labels[index], p.argmax()) and abs(confidence - p.max()) < 1e-3
+
+
+def test_sweeps_show_every_trial_and_survive_a_torn_file(runs_dir: Path, tmp_path: Path) -> None:
+    (sweep,) = page.collect(runs_dir)["sweeps"]
+    assert [trial["state"] for trial in sweep["trials"]] == ["complete", "complete", "fail"]
+    assert sweep["metric"] == "validation/accuracy" and sweep["trials"][2]["error"] == "diverged"
+    folder = make_sweep(tmp_path / "runs", "torn", [])
+    (folder / "trials.json").write_text('[{"number": 0')
+    (torn,) = page.collect(tmp_path / "runs")["sweeps"]
+    assert torn["trials"] == [] and "trials.json" in torn["problems"][0]
+
+
+def test_long_curves_are_thinned_with_both_ends_kept() -> None:
+    rows = [{"step": n, "time": float(n), "epoch": n / 100, "lr": 0.1 if n else float("nan")} for n in range(5000)]
+    (curve,) = reading.curves_of(rows, 0.0)
+    assert len(curve["step"]) == reading.CURVE_POINTS and (curve["step"][0], curve["step"][-1]) == (1, 4999)
+
+
+def test_a_large_picture_is_shrunk_into_its_budget(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert len(pictures.load(tmp_path / "noise.png", 200_000)) <= 200_000
+    with pytest.raises(OSError, match="too large"):
+        pictures.load(tmp_path / "noise.png", 300)
+
+
+# --- watching ---------------------------------------------------------------------------------------------------------
+
+
+def test_watch_rebuilds_when_a_run_appears_and_leaves_a_page_that_rests(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "first", tested=False)
+    output = tmp_path / "dashboard.html"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "dashboard.py"), "--watch", "True"],
+        cwd=tmp_path, env=script_environment(tmp_path), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while "Watching" not in process.stdout.readline():
+            assert process.poll() is None
+        assert 'data-reload="0"' not in output.read_text()
+        make_run(tmp_path / "runs", "second", tested=False)
+        deadline = time.monotonic() + 60
+        while '"id":"second"' not in output.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert 'data-reload="0"' in output.read_text() and list(tmp_path.glob(".*.tmp*")) == []

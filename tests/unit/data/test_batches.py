@@ -1,0 +1,238 @@
+"""A batch is a function of (seed, epoch, step), and its pixels are those that torchvision would make."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from common.data import batches
+from common.data.augment import Draws, mixing, random_crop_and_flip, seed_for
+from common.data.batches import (
+    MEAN,
+    STD,
+    Batches,
+    batch_images,
+    cut_epoch,
+    denormalize,
+    normalize,
+    progressive_size,
+    resized,
+)
+
+CPU = torch.device("cpu")
+COUNT = 50
+
+
+def images(count: int = COUNT, side: int = 16, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=random)
+
+
+def make(pictures: torch.Tensor | None = None, **options) -> Batches:
+    """Training batches of at most 8, augmented, whose labels are the images' numbers."""
+    pictures = images() if pictures is None else pictures
+    count = len(pictures)
+    options = {"augment": "basic", "flip": True, "seed": 3, "training": True, **options}
+    return Batches(pictures, torch.arange(count), torch.arange(count), 8, 16, CPU, **options)
+
+
+def assert_same(one, other) -> None:
+    for (pixels, labels), (other_pixels, other_labels) in zip(one, other, strict=True):
+        assert torch.equal(pixels, other_pixels) and torch.equal(labels, other_labels)
+
+
+def test_normalize_is_torchvisions():
+    reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    torch.testing.assert_close(normalize(images()), reference(images()))
+    assert normalize(images()).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_denormalize_gives_back_every_byte():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal((denormalize(normalize(levels)) * 255).round().to(torch.uint8), levels)
+
+
+@pytest.mark.parametrize("size", [8, 24, 33])
+def test_resize_is_torchvisions(size):
+    assert torch.equal(resized(images(4), size), v2.Resize([size, size], antialias=True)(images(4)))
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+    pictures = images(4)
+    assert resized(pictures, 16) is pictures
+
+
+def test_every_epoch_is_another_permutation_of_all_images():
+    orders = [torch.cat(cut_epoch(COUNT, 8, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    for order in orders:
+        assert order.sort().values.tolist() == list(range(COUNT))
+    for one, other in itertools.combinations(orders, 2):
+        assert not torch.equal(one, other)
+
+
+def test_without_a_seed_the_order_is_the_images_own():
+    assert torch.cat(cut_epoch(COUNT, 8)).tolist() == list(range(COUNT))
+
+
+def test_batches_are_a_function_of_seed_and_epoch_alone():
+    batches = make()
+    list(batches.epoch(0))  # epochs seen before don't matter
+    torch.manual_seed(1)  # nor does the global generator
+    first = list(batches.epoch(1))
+    state = torch.get_rng_state()
+    assert_same(first, make().epoch(1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(first[0][0], next(make(seed=4).epoch(1))[0])
+    assert not torch.equal(first[0][0], next(make().epoch(2))[0])
+
+
+@pytest.mark.parametrize("augment", ["none", "basic", "randaugment"])
+def test_a_resumed_epoch_goes_on_with_the_batches_it_would_have_had(augment):
+    options = {"augment": augment, "mix": mixing(0.2, 1.0, COUNT)}
+    whole = list(make(**options).epoch(1))
+    for start in (0, 3, len(whole)):
+        assert_same(whole[start:], make(**options).epoch(1, start))
+
+
+def test_batches_are_equal_to_within_one_image():
+    for count, size in itertools.product((1, 31, 32, 33, 50), (2, 8, 32)):
+        sizes = [len(part) for part in cut_epoch(count, size, 0)]
+        assert sum(sizes) == count and max(sizes) <= size and max(sizes) - min(sizes) <= 1
+        assert sizes == [batch_images(count, size, step) for step in range(len(sizes))]
+    assert cut_epoch(0, 8, 0) == ()
+
+
+def test_a_batch_says_its_length_before_it_comes():
+    batches = make()
+    sizes = [len(labels) for _, labels in batches.epoch(0)]
+    assert len(batches) == len(sizes) and sizes == [batches.size(step) for step in range(len(sizes))]
+
+
+def test_each_image_is_augmented_by_draws_of_its_own():
+    same = images(1).expand(8, -1, -1, -1)
+    pixels, _ = next(make(same).epoch(0))
+    assert len({picture.numpy().tobytes() for picture in pixels}) > 4
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_and_flip_are_what_a_loop_over_images_does(flip):
+    pictures = images(12)
+    draws = Draws(12, 5, slice(None))
+    top, left, mirrored = draws.integers(5), draws.integers(5), draws.integers(2)
+    expected = []
+    for picture, y, x, mirror in zip(pictures, top, left, mirrored, strict=True):
+        cropped = v2.functional.crop(v2.functional.pad(picture, [2, 2, 2, 2]), int(y), int(x), 16, 16)
+        expected.append(v2.functional.horizontal_flip(cropped) if flip and mirror else cropped)
+    assert 0 < mirrored.sum() < 12
+    assert torch.equal(random_crop_and_flip(pictures, flip, Draws(12, 5, slice(None))), torch.stack(expected))
+
+
+def test_data_that_may_not_be_mirrored_is_not():
+    ramp = torch.arange(16, dtype=torch.uint8).expand(64, 3, 16, 16) + 1  # brighter from left to right
+    unmirrored = random_crop_and_flip(ramp, False, Draws(64, 0, slice(None)))[:, 0, 8].int()
+    assert (unmirrored[:, 8] > unmirrored[:, 7]).all()
+    mirrored = random_crop_and_flip(ramp, True, Draws(64, 0, slice(None)))[:, 0, 8].int()
+    assert 16 < (mirrored[:, 8] < mirrored[:, 7]).sum() < 48
+
+
+def test_randaugment_depends_on_the_seed_and_is_another_for_each_image():
+    same = images(1).expand(8, -1, -1, -1)
+    pixels, _ = next(make(same, augment="randaugment").epoch(0))
+    assert_same(make(same, augment="randaugment").epoch(0), [(pixels, torch.cat(cut_epoch(8, 8, 3, 0)))])
+    basic, _ = next(make(same).epoch(0))
+    assert (pixels != basic).flatten(1).any(dim=1).sum() > 3
+    assert not torch.equal(pixels, next(make(same, augment="randaugment", seed=4).epoch(0))[0])
+
+
+@pytest.mark.parametrize("mix", [None, mixing(0.4, 1.0, COUNT)], ids=["unmixed", "mixed"])
+@pytest.mark.parametrize("augment", ["none", "basic", "randaugment"])
+def test_two_processes_share_the_batches_of_one(augment, mix):
+    alone = list(make(augment=augment, mix=mix).epoch(1))
+    shares = [list(make(augment=augment, mix=mix, rank=rank, world=2).epoch(1)) for rank in (0, 1)]
+    for step, (pixels, labels) in enumerate(alone):
+        for rank in (0, 1):
+            assert torch.equal(shares[rank][step][0], pixels[rank::2])
+            assert torch.equal(shares[rank][step][1], labels[rank::2])
+
+
+def mapped_set(path: Path, shape: tuple[int, ...], monkeypatch) -> torch.Tensor:
+    """A file of zeros, mapped as `common.data.decode` maps one. shape: (N, 3, H, W)."""
+    count, channels, height, width = shape
+    file = np.lib.format.open_memmap(path, "w+", np.uint8, (count, height, width, channels))
+    tensor = torch.from_numpy(file).permute(0, 3, 1, 2)
+    storage = tensor.untyped_storage().data_ptr()
+    found = {storage: file}
+    monkeypatch.setattr(batches, "mapped_file", lambda images: found.get(images.untyped_storage().data_ptr()))
+    return tensor
+
+
+def test_a_mapped_set_gives_the_batches_of_one_in_memory(tmp_path, monkeypatch):
+    mapped = mapped_set(tmp_path / "images.npy", images().shape, monkeypatch)
+    mapped.copy_(images())
+    assert make(mapped).file and not make().file
+    assert_same(make().epoch(1, 2), make(mapped).epoch(1, 2))
+    assert_same(make(images()[20:]).epoch(0), make(mapped[20:]).epoch(0))
+    assert list(make(mapped).epoch(0, len(make()))) == []
+    with pytest.raises(ValueError, match="channels_last"):
+        make(mapped.permute(0, 1, 3, 2))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_reading_a_mapped_set_keeps_it_out_of_memory(tmp_path, monkeypatch):
+    mapped = mapped_set(tmp_path / "images.npy", (20_000, 3, 64, 64), monkeypatch)  # 246 MB
+    batches = Batches(mapped, torch.zeros(20_000), torch.arange(20_000), 500, 64, CPU, training=True)
+
+    def resident_megabytes() -> float:
+        return int(Path("/proc/self/status").read_text().partition("RssFile:")[2].split()[0]) / 1024
+
+    before = resident_megabytes()
+    assert max(resident_megabytes() for _ in batches.epoch(0)) - before < 50
+
+
+def test_images_are_brought_to_the_size_asked_for():
+    assert next(make().epoch(0))[0].shape == (8, 3, 16, 16)
+    smaller, _ = next(make().epoch(0, image_size=12))
+    assert smaller.shape == (8, 3, 12, 12)
+    untouched, labels = next(make(augment="none").epoch(0, image_size=12))
+    torch.testing.assert_close(untouched, normalize(v2.Resize([12, 12], antialias=True)(images()[labels])))
+
+
+@pytest.mark.parametrize(("mixup", "cutmix", "kind"), [(0.4, 0.0, v2.MixUp), (0.0, 1.0, v2.CutMix)])
+def test_mixing_is_torchvisions(mixup, cutmix, kind):
+    pixels, labels = normalize(images(8)), torch.arange(8)
+    mixed, soft = mixing(mixup, cutmix, 10)(pixels, labels, 7)
+    torch.manual_seed(7)
+    expected, expected_soft = v2.RandomChoice([kind(alpha=mixup or cutmix, num_classes=10)])(pixels, labels)
+    assert torch.equal(mixed, expected) and torch.equal(soft, expected_soft)
+    assert not torch.equal(mixed, pixels)
+
+
+def test_mixed_labels_are_distributions_and_both_kinds_are_used():
+    mix, pixels, kinds = mixing(1.0, 1.0, 10), normalize(images(8)), set()
+    for seed in range(20):
+        mixed, soft = mix(pixels, torch.arange(8), seed)
+        assert soft.dtype == torch.float32 and (soft >= 0).all()
+        torch.testing.assert_close(soft.sum(dim=1), torch.ones(8))
+        corner_kept = (mixed == pixels).all(dim=1).flatten(1).any(dim=1).all()  # only cutmix keeps whole pixels
+        kinds.add(bool(corner_kept))
+    assert kinds == {True, False}
+
+
+def test_batches_are_mixed_in_training_only_and_by_their_own_seed():
+    mix = mixing(0.4, 0.0, COUNT)
+    plain, labels = next(make().epoch(2, 1))
+    assert_same([mix(plain, labels, seed_for(3, 2, 1, 1))], itertools.islice(make(mix=mix).epoch(2, 1), 1))
+    assert next(make(mix=mix, training=False).epoch(0))[1].dtype == torch.int64
+
+
+def test_without_alphas_nothing_is_mixed():
+    assert mixing(0.0, 0.0, 10) is None
+
+
+def test_progressive_size_grows_in_multiples_of_16_over_the_first_half():
+    assert [progressive_size(epoch, 10, 128, 224) for epoch in range(10)] == [128, 144, 160, 176, 192] + [224] * 5
+    assert [progressive_size(epoch, 4, None, 224) for epoch in range(4)] == [224] * 4
+    assert [progressive_size(epoch, 2, 64, 70) for epoch in range(2)] == [64, 70]

@@ -1,0 +1,159 @@
+"""Every field is a flag, takes a value as W&B's agent gives it, and comes back from a run's config as it was."""
+
+import dataclasses
+import subprocess
+import sys
+import typing
+
+import pytest
+from helpers import ROOT
+
+from common.base.errors import UserError
+from common.cli import parse, parse_train
+from common.config import PRESETS, EvaluateConfig, TrainConfig, VisualizeConfig, as_dict
+from common.runs.folder import RunFolder, create_run, load_config
+
+# A valid value for each field, unlike its default.
+VALUES = {
+    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "image_size": 96,
+    "batch_size": 12, "augment": "basic", "mixup_alpha": 0.5, "cutmix_alpha": 0.7, "model": "resnet50",
+    "weights": "none", "finetune": "partial", "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
+    "lr": 3e-05, "backbone_lr_scale": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
+    "label_smoothing": 0.1, "focal_gamma": 1.5, "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.9,
+    "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
+    "run_id": "a-run", "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
+    "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
+    "which": "errors", "count": 3, "images": ("a.png", "b c.jpg"), "explain": True,
+}  # fmt: skip
+
+
+def fields(cls) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.name != "resume"]
+
+
+def as_flags(values: dict[str, object], equals: bool) -> list[str]:
+    flags: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, tuple | list):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}={value}"] if equals else [f"--{name}", str(value)]
+    return flags
+
+
+@pytest.mark.parametrize("equals", [False, True], ids=["space", "equals"])
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig])
+def test_every_flag_parses_in_both_spellings(cls, equals):
+    values = {name: VALUES[name] for name in fields(cls) if name != "label_smoothing"}  # not with the focal loss
+    if cls is EvaluateConfig:
+        values["amp"] = "fp16"
+    config = parse(cls, argv=as_flags(values, equals))
+    default = cls()
+    for name, value in values.items():
+        assert getattr(config, name) == value and type(getattr(config, name)) is type(value), name
+        assert getattr(default, name) != value, f"{name}: the test gives the default"
+    smoothed = [f"--label_smoothing{'=' if equals else ' '}0.1"] if cls is TrainConfig else []
+    if smoothed:
+        assert parse(cls, argv=smoothed[0].split()).label_smoothing == 0.1
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig])
+def test_what_may_be_none_can_be_given_as_none(cls):
+    hints = typing.get_type_hints(cls)
+    optional = [name for name in fields(cls) if type(None) in typing.get_args(hints[name])]
+    given = cls(**{name: VALUES[name] for name in optional})
+    config = parse(cls, given, [f"--{name}=None" for name in optional])
+    assert len(optional) >= 4 and all(getattr(config, name) is None for name in optional)
+
+
+@pytest.mark.parametrize("text", ["True", "False"])
+@pytest.mark.parametrize("flag", ["nesterov", "compile", "log_weights"])
+def test_booleans_take_a_value(flag, text):
+    for argv in ([f"--{flag}", text], [f"--{flag}={text}"]):
+        assert getattr(parse_train(argv), flag) is (text == "True")
+
+
+def test_hyphens_are_as_good_as_underscores():
+    assert parse_train(["--batch-size=8", "--run-id", "x"]) == TrainConfig(batch_size=8, run_id="x")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_gives_defaults_that_flags_override(name):
+    assert parse_train(["--preset", name]) == PRESETS[name] and PRESETS[name].preset == name
+    for argv in (["--lr", "0.25", f"--preset={name}"], ["--preset", name, "--lr=0.25"]):
+        assert parse_train(argv) == dataclasses.replace(PRESETS[name], lr=0.25)
+
+
+def test_without_flags_it_is_the_lab():
+    assert parse_train([]) == TrainConfig() == PRESETS["lab"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_runs_config_given_as_flags_repeats_the_run(name):
+    changed = dataclasses.replace(PRESETS[name], run_id="a-run", tags=("one", "two"), seed=8)
+    for equals in (False, True):
+        assert parse_train(as_flags(as_dict(changed), equals)) == changed
+        assert parse_train(as_flags(as_dict(PRESETS[name]), equals)) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("validation_fraction", 1.0), ("validation_fraction", -0.1), ("image_size", 8), ("image_size", 2000),
+        ("batch_size", 1), ("epochs", 0), ("max_steps", 0), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")),
+        ("backbone_lr_scale", 0.0), ("backbone_lr_scale", 1.5), ("momentum", 1.0), ("momentum", -0.5),
+        ("weight_decay", -1.0), ("weight_decay", float("nan")), ("label_smoothing", 1.0), ("focal_gamma", -1.0),
+        ("warmup_epochs", 6.0), ("mixup_alpha", -1.0), ("cutmix_alpha", float("inf")), ("ema_decay", 1.0),
+        ("feature_views", 101), ("progressive_from", 225), ("progressive_from", 8), ("seed", -1), ("seed", 2**31),
+        ("checkpoint_every", -1), ("log_every", 0), ("dataset", "folder"),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_named_with_what_is_allowed(flag, value):
+    with pytest.raises(UserError, match=r"^--\w+ is .+, but must be .+") as error:
+        TrainConfig(**{flag: value})
+    assert str(error.value).startswith("--data_dir" if flag == "dataset" else f"--{flag} is {value}")
+
+
+@pytest.mark.parametrize(
+    ("cls", "argv", "flag"),
+    [
+        (TrainConfig, ["--nesterov=True", "--momentum=0"], "nesterov"),
+        (TrainConfig, ["--loss=focal", "--label_smoothing=0.1"], "label_smoothing"),
+        (EvaluateConfig, ["--batch_size=-1"], "batch_size"),
+        (VisualizeConfig, ["--count=-1"], "count"),
+        (VisualizeConfig, ["--seed=-1"], "seed"),
+    ],
+)
+def test_a_command_line_that_is_refused_ends_with_status_2(cls, argv, flag, capsys):
+    with pytest.raises(SystemExit) as ending:
+        parse(cls, argv=argv)
+    assert ending.value.code == 2 and f"--{flag} is " in capsys.readouterr().err
+
+
+def test_a_resumed_run_has_its_own_config_of_which_few_may_change(tmp_path):
+    saved = TrainConfig(dataset="cifar10", lr=0.5, epochs=3, runs_dir=str(tmp_path))
+    create_run(RunFolder(tmp_path / "first"), saved, {})
+    place = [f"--runs_dir={tmp_path}", "--resume", "first"]
+    own = dataclasses.replace(saved, run_id="first")
+    assert load_config(RunFolder(tmp_path / "first")) == own
+    assert parse_train(place) == dataclasses.replace(own, resume="first")
+    assert parse_train([*place, "--epochs=9", "--lr=0.5"]).epochs == 9
+    with pytest.raises(UserError, match=r"--lr \(was 0.5, now 0.1\)"):
+        parse_train([*place, "--lr=0.1"])
+    with pytest.raises(UserError, match="--resume second is no run"):
+        parse_train([*place[:1], "--resume=second"])
+    assert parse_train(["--resume=None"]) == TrainConfig()
+
+
+def test_help_names_every_flag_and_imports_no_torch():
+    program = (
+        "import sys, runpy\n"
+        "sys.argv = ['train.py', '--help']\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'torchvision', 'wandb', 'matplotlib'} & set(sys.modules), 'a heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for name in [*fields(TrainConfig), "resume"]:
+        assert f"--{name}" in done.stdout, name
