@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
+class Processes:
     """The processes of a run. With one, everything here gives back what it got."""
 
     rank: int = 0
@@ -114,10 +114,10 @@ class _Sum(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[Team]:
-    """The team that `torchrun` has made, or a team of one."""
+def process_group(device: torch.device) -> Iterator[Processes]:
+    """The processes that `torchrun` has started, joined, or this one alone."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield Team()
+        yield Processes()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -127,6 +127,6 @@ def processes(device: torch.device) -> Iterator[Team]:
     # Flags and Python objects travel over gloo, so that no GPU is waited for.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(dist.get_rank(), dist.get_world_size())
+        yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -5,7 +5,6 @@ folder holds: a part that is missing or torn is left out, and a sentence in the 
 fields named here are read, so nothing else that lies in a folder can reach the page.
 """
 
-import dataclasses
 import json
 import math
 import shlex
@@ -18,7 +17,7 @@ import numpy as np
 import yaml
 
 from common.base.files import read_json_lines
-from common.config import TrainConfig
+from common.config import GROUP_OF, SETS_APART
 from common.runs.folder import RunFolder, run_state
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
@@ -27,12 +26,7 @@ CURVES = [  # by epoch, by batch
     ["validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss"],
     ["train/batch_loss", "lr", "throughput/images_per_second"],
 ]
-CONFIG_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
-# Settings that name or place a run instead of changing what it learns.
-NOT_A_DIFFERENCE = frozenset(
-    ["run_id", "resume", "group", "tags", "runs_dir", "data_dir", "project", "entity", "log_every", "checkpoint_every",
-     "log_weights"]
-)  # fmt: skip
+CONFIG_FIELDS = frozenset(GROUP_OF)
 FACTS = {
     "device": "Device",
     "parameters_total": "Parameters",
@@ -361,7 +355,7 @@ def next_commands(path: Path, run: dict[str, Any], tracking: dict[str, Any]) -> 
 def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
     """Settings that are not the same in all runs, those with the fewest distinct values first."""
     configs = [run["config"] for run in runs if run["config"]]
-    keys = {key for config in configs for key in config} - NOT_A_DIFFERENCE
+    keys = {key for config in configs for key in config} & SETS_APART
     distinct = {key: len({repr(config.get(key)) for config in configs}) for key in keys}
     return sorted((key for key in keys if distinct[key] > 1), key=lambda key: (distinct[key], key))
 

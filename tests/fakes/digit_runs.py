@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import ResNet
 
-from common.config import PRESETS, TrainConfig
+from common.config import PRESETS
 from common.data.batches import normalize, resized
 from common.data.dataset import Dataset
 from common.data.load import load_dataset
@@ -19,7 +19,7 @@ from common.training.prepare import split_record, weights_metadata
 
 def make_run(runs_dir: Path, run_id: str, **changes) -> RunFolder:
     """`changes`: fields of the config that differ from `--preset digits`. Call it with tiny models in place."""
-    config = TrainConfig(**{**vars(PRESETS["digits"]), "run_id": run_id, **changes})
+    config = PRESETS["digits"].replace(run_id=run_id, **changes)
     data = load_dataset(config.dataset, config.data_dir, "train", config.image_size)
     folder = RunFolder(runs_dir / run_id)
     validation = split_indices(data.labels, config.validation_fraction, config.seed)[1]
