@@ -308,23 +308,19 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Checked):
+class CheckpointConfig(Checked):
+    """Which weights, and which images to look at with them."""
+
     checkpoint: str | None = None
     """A file, a run id or folder, or an artifact such as resnext50_32x4d-cifar100:best. None: the newest run's best."""
     split: Literal["test", "validation"] = "test"
-    """What to evaluate on."""
-    compare: str | None = None
-    """Another run whose evaluation is set beside this one."""
+    """Which images."""
     dataset: DATASETS | None = None
     """None: what the checkpoint was trained on."""
     data_dir: str | None = None
     """None: where the checkpoint's data was."""
-    batch_size: Annotated[int, Ge(1)] = 64
-    """Images at a time."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    amp: PRECISIONS = "none"
-    """Mixed precision; none gives the same numbers everywhere."""
     runs_dir: str = RUNS_DIR
     """Folder of the run folders."""
     project: str | None = None
@@ -334,9 +330,17 @@ class EvaluateConfig(Checked):
 
 
 @dataclass(frozen=True)
-class VisualizeConfig(Checked):
-    checkpoint: str | None = None
-    """A file, a run id or folder, or an artifact such as resnext50_32x4d-cifar100:best. None: the newest run's best."""
+class EvaluateConfig(CheckpointConfig):
+    compare: str | None = None
+    """Another run whose evaluation is set beside this one."""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """Images at a time."""
+    amp: PRECISIONS = "none"
+    """Mixed precision; none gives the same numbers everywhere."""
+
+
+@dataclass(frozen=True)
+class VisualizeConfig(CheckpointConfig):
     which: Literal["random", "errors", "class"] = "random"
     """`random` = one batch, as in the lab; `errors` = the most confident mistakes; `class` = one row a class."""
     count: Annotated[int, Interval(ge=1, le=100)] = 16
@@ -345,22 +349,8 @@ class VisualizeConfig(Checked):
     """Your own photos to predict instead."""
     explain: bool = False
     """Overlay Grad-CAM: where the model looked."""
-    split: Literal["test", "validation"] = "test"
-    """Which images to show."""
-    dataset: DATASETS | None = None
-    """None: what the checkpoint was trained on."""
-    data_dir: str | None = None
-    """None: where the checkpoint's data was."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
     seed: Seed = 0
     """Of the random choice."""
-    runs_dir: str = RUNS_DIR
-    """Folder of the run folders."""
-    project: str | None = None
-    """W&B project. None: the run's."""
-    entity: str | None = None
-    """W&B user or team. None: the run's."""
 
 
 def as_dict(config: Any) -> dict[str, Any]:
