@@ -61,7 +61,7 @@ def measure(config: TrackingConfig, folder: str) -> None:
     ]
     train_config = parse_train([*map(str, flags), "--runs_dir", folder])
     with patch.object(prepare, "load_dataset", lambda *_: data), prepare.open_run(train_config) as run:
-        state, log, folder = run.state, run.log, run.folder
+        state, log, files = run.state, run.log, run.folder
         loss_fn = build_loss("cross_entropy")
         inputs, targets = next(iter(run.batches.epoch(0)))
         counter = iter(range(1, 10**9))
@@ -88,13 +88,13 @@ def measure(config: TrackingConfig, folder: str) -> None:
             "after each step": after_step,
             "batch row": batch_row,
             "epoch row, loss figure": epoch_row,
-            "last.pt": lambda: state.save(folder.last, state.sums),
+            "last.pt": lambda: state.save(files.last, state.sums),
             "best.safetensors": lambda: save_weights(
-                folder.best, state.weights(), {**run.about, "epoch": 1.0, "step": 1, "metrics": {}}
+                files.best, state.weights(), {**run.about, "epoch": 1.0, "step": 1, "metrics": {}}
             ),
         }
         seconds = alternate(sides, config.rounds)
-        with open(folder.metrics) as lines:
+        with open(files.metrics) as lines:
             assert all(json.loads(line) for line in lines)
 
     steps = -(-config.epoch_images // config.batch_size)

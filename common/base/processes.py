@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class Processes:
             return choose()
         chosen = [choose() if self.main else None]
         dist.broadcast_object_list(chosen)
-        return chosen[0]
+        return cast(T, chosen[0])
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
@@ -86,6 +86,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """x: float (b, channels, h, w)"""
         if not self.training:
             return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None  # as torchvision makes them
+        assert self.num_batches_tracked is not None and self.momentum is not None
         axes, shape, wide = (0, 2, 3), (1, -1, 1, 1), x.float()
         count = _Sum.apply(wide.new_full((1,), x.numel() / x.shape[1]))
         mean = _Sum.apply(wide.sum(axes)) / count

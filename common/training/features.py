@@ -3,8 +3,6 @@
 With as many views as epochs, the head sees in each epoch just the features that the whole network would have computed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -15,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
 from common.base.errors import UserError
 from common.base.files import atomic_path, cache_folder
@@ -24,13 +23,40 @@ from common.data.batches import Batches, batch_images, cut_epoch
 from common.model.predict import predict
 
 
+class FeatureBatches:
+    """Features and labels in the batches, and the order, that `Batches` would have.
+
+    features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views.
+    """
+
+    def __init__(
+        self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None, processes: Processes
+    ) -> None:
+        self.features, self.labels = features, labels
+        self.batch_size, self.seed, self.processes = batch_size, seed, processes
+
+    def __len__(self) -> int:
+        return len(cut_epoch(len(self.labels), self.batch_size))
+
+    def size(self, step: int) -> int:
+        return batch_images(len(self.labels), self.batch_size, step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        view = epoch % self.features.shape[1]
+        for positions in cut_epoch(len(self.labels), self.batch_size, self.seed, epoch)[start_step:]:
+            positions = positions[self.processes.rank :: self.processes.world].to(
+                self.features.device, non_blocking=True
+            )
+            yield self.features[positions, view], self.labels[positions]
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """`model` without its head: images (b, 3, s, s) → features (b, in_features). Shares the weights."""
     return nn.Sequential(*[child for name, child in model.named_children() if name != "fc"], nn.Flatten(1))
 
 
 def cached_features(
-    model: nn.Module,
+    model: ResNet,
     batches: Batches,
     views: int,
     amp: torch.dtype | None,
@@ -60,7 +86,7 @@ def cached_features(
 
 
 def extract(
-    model: nn.Module,
+    model: ResNet,
     batches: Batches,
     views: int,
     amp: torch.dtype | None,
@@ -88,7 +114,7 @@ def cache_key(model: nn.Module, batches: Batches, views: int, amp: torch.dtype |
     digest = hashlib.sha256(f"{data_digest} {batches.image_size} {views} {amp}".encode())
     if batches.training and batches.augment != "none":  # each image's draws depend on its place in a batch
         digest.update(json.dumps([batches.augment, batches.flip, batches.seed, batches.batch_size]).encode())
-    digest.update(batches.indices.numpy())
+    digest.update(batches.indices.numpy().tobytes())
     for name, tensor in backbone_of(model).state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -112,30 +138,3 @@ def write_features(path: Path, features: Tensor) -> None:
             f"--feature_cache file: {features.nbytes / 1e6:.0f} MB can't be written to {path.parent} ({error}); free some space, "
             "set FINETUNE_CACHE to another folder, or use --feature_cache memory"
         ) from None
-
-
-class FeatureBatches:
-    """Features and labels in the batches, and the order, that `Batches` would have.
-
-    features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views.
-    """
-
-    def __init__(
-        self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None, processes: Processes
-    ) -> None:
-        self.features, self.labels = features, labels
-        self.batch_size, self.seed, self.processes = batch_size, seed, processes
-
-    def __len__(self) -> int:
-        return len(cut_epoch(len(self.labels), self.batch_size))
-
-    def size(self, step: int) -> int:
-        return batch_images(len(self.labels), self.batch_size, step)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        view = epoch % self.features.shape[1]
-        for positions in cut_epoch(len(self.labels), self.batch_size, self.seed, epoch)[start_step:]:
-            positions = positions[self.processes.rank :: self.processes.world].to(
-                self.features.device, non_blocking=True
-            )
-            yield self.features[positions, view], self.labels[positions]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
 from common.base.device import choose_amp, choose_device, device_name, memory_errors
 from common.base.errors import UserError
@@ -155,7 +156,7 @@ def training_batches(
 
 
 def first_state(
-    recipe: Recipe, model: nn.Module, network: nn.Module, amp: torch.dtype | None, device: torch.device
+    recipe: Recipe, model: ResNet, network: nn.Module, amp: torch.dtype | None, device: torch.device
 ) -> TrainState:
     """Before the first step. network: what is trained, the model or its head."""
     groups = parameter_groups(network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.models import ResNet
 
 from common.base.errors import RunError, UserError, first_line
 from common.base.files import atomic_path, disk_errors
@@ -24,7 +25,7 @@ PROGRESS = ("epoch", "step", "measured", "best_epoch", "best_accuracy", "latest"
 class TrainState:
     """`network` is what is trained: the model, or its head alone on cached features."""
 
-    model: nn.Module
+    model: ResNet
     network: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
