@@ -9,7 +9,6 @@ another machine: what is missing is logged again from the run folder. Exit statu
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -27,25 +26,10 @@ class SyncConfig:
 
 
 def main(config: SyncConfig) -> int:
-    from common.base.errors import UserError
-    from common.runs.find import find_run, list_runs
-    from common.tracking.mode import logged_in
-    from common.tracking.sync import markdown_table, sync_run
+    """→ exit status."""
+    from common.tracking.sync import sync
 
-    folders = [find_run(config.runs_dir, run, "run") for run in config.runs] or list_runs(config.runs_dir)
-    if not folders:
-        raise UserError(f"there are no runs in {config.runs_dir}; name the folder with --runs_dir")
-    if not logged_in():
-        raise UserError("not logged in to W&B; run `wandb login`, or set WANDB_API_KEY")
-
-    rows = [row for folder in folders for row in sync_run(folder)]
-    print(markdown_table(rows))
-    missing = sum(not row.complete for row in rows)
-    if missing:
-        print(f"{missing} of {len(rows)} W&B runs are not whole on the server; run this again later", file=sys.stderr)
-        return 1
-    print(f"all {len(rows)} W&B runs of {len(folders)} run folders in {Path(config.runs_dir)} are whole on the server")
-    return 0
+    return sync(config.runs, config.runs_dir)
 
 
 if __name__ == "__main__":

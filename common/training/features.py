@@ -49,7 +49,7 @@ def with_cached_features(
             path = (
                 cache_folder()
                 / "features"
-                / f"{cache_key(model, batches, count, task.amp, task.split['digest'])}.safetensors"
+                / f"{cache_key(model, batches, count, task.amp, task.split.digest)}.safetensors"
             )
             features = read_features(path)
         if team.any(features is None):  # in one of them: they are computed by all

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,14 +117,13 @@ class Recorder:
 def ending(folder: RunFolder, progress: Progress, seconds: float, stopped: bool) -> list[str]:
     """What is printed at the end: how it went, where everything is, what to do next."""
     minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    place = "" if folder.path.parent == Path("runs") else f" --runs_dir {shlex.quote(str(folder.path.parent))}"
     lines = [f"{'interrupted' if stopped else 'finished'} after step {progress.step} and {minutes} of training"]
     if progress.best_accuracy is not None:
         lines.append(f"best validation accuracy {progress.best_accuracy:.4f} in epoch {progress.best_epoch:g}")
     lines.append(f"everything is in {folder.path}")
     if stopped:
-        return [*lines, f"go on with: python train.py --resume {folder.id}{place}"]
-    return [*lines, f"next: python evaluate.py --checkpoint {folder.id}{place}"]
+        return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]
+    return [*lines, f"next: {folder.command('evaluate.py', '--checkpoint', folder.id)}"]
 
 
 def progress_bar(epoch: int, epochs: int, batches: Any, first: int, hidden: bool) -> tqdm:

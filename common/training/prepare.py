@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from common.base.device import choose_amp, device_name
 from common.base.errors import UserError
-from common.base.files import read_json
 from common.base.processes import Team
 from common.config import TrainConfig
 from common.data.augment import mixing
@@ -22,6 +21,7 @@ from common.data.split import split_indices
 from common.model.build import build_model, describe, set_trainable
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, plan_run
+from common.runs.records import Split
 from common.training.optim import averaged, build_sgd, parameter_groups
 from common.training.state import Trainer
 
@@ -43,7 +43,7 @@ def run_folder(config: TrainConfig) -> RunFolder:
 
 def check_same_data(folder: RunFolder, digest: str) -> None:
     """Errors: `UserError` when a run to go on with was trained on other data."""
-    if read_json(folder.split).get("digest") != digest:
+    if folder.read_split().digest != digest:
         raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
 
 
@@ -64,7 +64,7 @@ class Task:
     """whether the frozen backbone's features are computed once, and the head alone is trained"""
     facts: dict[str, Any]
     """what the config does not say: device, parameters, sizes"""
-    split: dict[str, Any]
+    split: Split
     """what split.json holds"""
     about: dict[str, Any]
     """what best.safetensors says of itself, aside from its metrics"""
@@ -84,7 +84,7 @@ def prepare(config: TrainConfig, team: Team, device: torch.device) -> Task:
             )
         split = split_record(config, data, validation_part)
         if config.resume:
-            check_same_data(folder, split["digest"])
+            check_same_data(folder, split.digest)
         # A resumed run's weights are in its last.pt.
         model = build_model(config.model, len(data.classes), "none" if config.resume else config.weights, config.seed)
     model = set_trainable(model, config.finetune).to(device, memory_format=torch.channels_last)
@@ -148,14 +148,14 @@ def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     }
 
 
-def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> dict[str, Any]:
+def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> Split:
     """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
-    return {
+    return Split(
         **data_facts(config, data),
-        "digest": dataset_digest(data),
-        "train_size": len(data.labels) - len(validation_part),
-        "validation": validation_part.tolist(),
-    }
+        digest=dataset_digest(data),
+        train_size=len(data.labels) - len(validation_part),
+        validation=validation_part.tolist(),
+    )
 
 
 def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> dict[str, Any]:

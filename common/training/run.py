@@ -28,7 +28,7 @@ def has_ended(task: Task, team: Team) -> bool:
             f"--resume {folder.id}: the run is at step {progress.step} already, and with these --epochs and --max_steps would "
             f"end after {task.total_steps}; leave them out, or make them larger"
         )
-    ended = progress.measured == task.total_steps and folder.read_summary().get("status") == "finished"
+    ended = progress.measured == task.total_steps and folder.read_summary().status == "finished"
     if ended and team.main:
         print(
             f"nothing is left to train: {folder.id} has finished all its {task.total_steps} steps; to train longer, add --epochs "

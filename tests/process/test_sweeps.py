@@ -18,6 +18,7 @@ import sweep
 from common.base.errors import UserError
 from common.cli import parse
 from common.runs.folder import RunFolder, load_config, read_metrics
+from common.runs.records import Summary
 from common.sweeps.file import DEFAULT_COMMAND, flags, read_sweep
 
 METRIC = {"name": "validation/accuracy", "goal": "maximize"}
@@ -39,7 +40,7 @@ def lrs(*values: float) -> dict:
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("common.sweeps.run.POLL_SECONDS", 0.02)
     for name in ("WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -117,7 +118,7 @@ def test_a_poor_trial_is_stopped_early_and_cleanly(here, monkeypatch):
     assert run(write_sweep(here, parameters=lrs(0.1, 0.4, 0.05), early_terminate=early)) == 0
     assert [record["state"] for record in records()] == ["complete", "pruned", "complete"]
     assert records()[1]["value"] == 0.6 and records()[1]["error"] is None
-    assert RunFolder(Path("runs/s-1")).read_summary() == {"status": "interrupted"}
+    assert RunFolder(Path("runs/s-1")).read_summary() == Summary(status="interrupted")
 
 
 def test_a_failing_trial_fails_alone(here, monkeypatch):
@@ -215,7 +216,7 @@ def test_ctrl_c_ends_the_trial_cleanly_and_says_how_to_go_on(here):
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert RunFolder(Path(f"runs/{sweep_id}-0")).read_summary() == {"status": "interrupted"}
+    assert RunFolder(Path(f"runs/{sweep_id}-0")).read_summary() == Summary(status="interrupted")
     assert records(sweep_id)[0]["error"] == "interrupted, run again as trial 1"
 
     python, script, *again = shlex.split(shown.splitlines()[-1])

@@ -7,6 +7,7 @@ import typing
 
 import pytest
 from helpers import ROOT
+from run_folders import SPLIT
 
 from common.base.errors import UserError
 from common.cli import parse, parse_train
@@ -132,7 +133,7 @@ def test_a_command_line_that_is_refused_ends_with_status_2(cls, argv, flag, caps
 
 def test_a_resumed_run_has_its_own_config_of_which_few_may_change(tmp_path):
     saved = TrainConfig(dataset="cifar10", lr=0.5, epochs=3, runs_dir=str(tmp_path))
-    create_run(RunFolder(tmp_path / "first"), saved, {})
+    create_run(RunFolder(tmp_path / "first"), saved, SPLIT)
     place = [f"--runs_dir={tmp_path}", "--resume", "first"]
     own = dataclasses.replace(saved, run_id="first")
     assert load_config(RunFolder(tmp_path / "first")) == own

@@ -196,9 +196,9 @@ def test_the_readme_names_every_flag_of_training_and_no_other():
 
 @functools.cache
 def layers_table() -> str:
-    from tools.layers import layers, markdown_table
+    from tools.layers import layers, table
 
-    return markdown_table({name: layers(name) for name in ("resnext50_32x4d", "resnet50")})
+    return table({name: layers(name) for name in ("resnext50_32x4d", "resnet50")})
 
 
 @pytest.mark.parametrize("page", [LAB, LAB_RU], ids=name_of)
