@@ -17,7 +17,7 @@ def locked(path: Path, in_use: str | None = None) -> Iterator[None]:
         path: the lock's file; its folder is made.
         in_use: what is said when another process holds it. None: it is waited for.
 
-    Errors: `UserError` with `in_use`.
+    Errors: `UserError` with `in_use`, or where the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -25,6 +25,8 @@ def locked(path: Path, in_use: str | None = None) -> Iterator[None]:
         lock.acquire(timeout=-1 if in_use is None else 0)
     except Timeout:
         raise UserError(in_use) from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"{path} can't be locked ({error}); choose a folder on a file system that has locks") from None
     try:
         yield
     finally:

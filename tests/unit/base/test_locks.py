@@ -1,5 +1,7 @@
 """A lock is one process's at a time, and of no process that is gone."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -71,6 +73,19 @@ with locked(Path({str(tmp_path / "lock")!r})):
     holder.kill()
     holder.communicate()
     assert waiter.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_lets_no_one_in(number, tmp_path, monkeypatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    said = (
+        f"lock can't be locked.*{os.strerror(number)}|^taken$"  # filelock before version 4 does not tell the two apart
+    )
+    with pytest.raises(UserError, match=said), locked(tmp_path / "lock", "taken"):
+        pass
 
 
 def test_an_error_within_lets_go(tmp_path):

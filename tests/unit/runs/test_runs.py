@@ -1,16 +1,14 @@
 """A run is found by its id, its folder, its artifacts' names, or as the newest; and says how it ended."""
 
-import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from run_folders import SPLIT
+from run_folders import SPLIT, words_of
 
 from common.base.errors import UserError
 from common.config import TrainConfig
@@ -232,13 +230,6 @@ with RunFolder(Path({str(folder.path)!r})).locked():
         holder.communicate()
     with folder.locked():
         assert folder.lock.exists()
-
-
-def words_of(command: str) -> list[str]:
-    """The words that a shell makes of a command."""
-    shown = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    line = command.replace("python ", f"{shlex.join([sys.executable, '-c', shown])} ", 1)
-    return json.loads(subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "my runs", "it's", 'say "yes"', "$HOME; ls", "größe\n"])
