@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from common.base.checked import Checked, fits, hints_of
+from common.base.checked import Checked, hints_of, in_words
 from common.base.errors import UserError
 
 DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
@@ -365,6 +365,6 @@ def as_dict(config: Any) -> dict[str, Any]:
     return flat
 
 
-def allowed(name: str, value: Any) -> bool:
-    """Whether the flag `name` takes `value`, by itself."""
-    return fits(value, hints_of(GROUPS[GROUP_OF[name]])[name])
+def allowed(name: str) -> str:
+    """What the flag `name` takes, in words."""
+    return in_words(hints_of(GROUPS[GROUP_OF[name]])[name])

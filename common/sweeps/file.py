@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from common.base.errors import UserError
 from common.cli import parse_train
-from common.config import GROUP_OF, IN_SWEEPS
+from common.config import GROUP_OF, IN_SWEEPS, allowed
 
 Goal = Literal["minimize", "maximize"]
 Word = TypeVar("Word", bound=str)
@@ -59,10 +59,17 @@ class Parameter:
         return ()
 
     def examples(self) -> list[Any]:
-        """The values by which a flag shows whether it takes them all: the choices, or the ends of a range."""
-        if isinstance(self.distribution, IntDistribution | FloatDistribution):
-            return [self.value(end) for end in (self.distribution.low, self.distribution.high)]
-        return [self.value(drawn) for drawn in self.all_drawn()]
+        """The values by which a flag shows whether it takes them all: the choices, or the ends of a range. A draw of a continuous
+        one is never its end, such as an lr of 0: its middle stands for it."""
+        drawn: Sequence[Any]
+        match self.distribution:
+            case FloatDistribution(low=low, high=high):
+                drawn = [(low + high) / 2]
+            case IntDistribution(low=low, high=high):
+                drawn = [low, high]
+            case _:
+                drawn = self.all_drawn() or []
+        return [self.value(one) for one in drawn]
 
 
 @dataclass(frozen=True)
@@ -218,14 +225,14 @@ def _numeric(kind: str, low: Any, high: Any, q: Any, where: str) -> Parameter:
 
 
 def _check_flag(where: str, name: str, value: Any) -> None:
-    """Whether the flag takes the value. Its range is for the trial to check: that may hang on the other parameters."""
+    """Whether the flag takes the value; whether it goes with the other parameters is for the trial to check."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
             parse_train(flags({name: value}))
     except SystemExit:
         if "Error parsing TrainConfig" not in box.getvalue():  # what one flag allows another
-            raise UserError(f"{where} has the value {value!r}, which --{name} does not take") from None
+            raise UserError(f"{where} has the value {value!r}, which --{name} does not take: {allowed(name)}") from None
 
 
 def _pruner(spec: Any) -> optuna.pruners.BasePruner:

@@ -18,6 +18,7 @@ from run_folders import words_of
 import sweep
 from common.base.errors import UserError
 from common.cli import parse, parse_train
+from common.config import as_dict
 from common.runs.folder import RunFolder, load_config, read_metrics
 from common.runs.records import Summary
 from common.sweeps.file import DEFAULT_COMMAND, flags, read_sweep
@@ -179,7 +180,7 @@ def test_the_best_command_works_as_printed_also_in_a_folder_whose_name_needs_quo
     words = words_of(shown[shown.index("Best: trial 0, run s-0") + 1])
     assert words == [stub, "--lr=0.1", "--data_dir=my photos", "--runs_dir", "it's/my runs"]
     config = parse_train(words[1:])
-    assert (config.lr, config.data_dir, config.runs_dir) == (0.1, "my photos", "it's/my runs")
+    assert (config.recipe.lr, config.place.data_dir, config.run.runs_dir) == (0.1, "my photos", "it's/my runs")
 
 
 def test_the_trials_of_another_runs_dir_are_there(here):
@@ -327,6 +328,12 @@ def test_a_sweep_does_not_go_on_with_another_file(here):
         ({"parameters": {"tags": {"value": ["a"]}}}, r"parameters.tags has the value ['a']"),
         ({"parameters": {"finetune": {"values": ["full", "all"]}}}, "'all', which --finetune does not take"),
         ({"parameters": {"batch_size": {"value": 0.5}}}, "0.5, which --batch_size does not take"),
+        (
+            {"parameters": {"batch_size": {"min": 1, "max": 8}}},
+            "1, which --batch_size does not take: a whole number, 2 or",
+        ),
+        ({"parameters": {"lr": {"value": -1}}}, "-1, which --lr does not take: above 0"),
+        ({"parameters": {"lr": {"min": -1.0, "max": 0.1}}}, "which --lr does not take: above 0"),
         ({"early_terminate": {"type": "envelope"}}, "early_terminate.type is 'envelope'"),
         ({"early_terminate": {"type": "hyperband"}}, "early_terminate.min_iter is None"),
         (
@@ -394,7 +401,7 @@ def test_sweep_yaml_runs_the_real_training(here, monkeypatch):
     for record in records("real"):
         folder = RunFolder(here / "runs" / record["run_id"])
         config = load_config(folder)
-        assert {name: getattr(config, name) for name in record["parameters"]} == record["parameters"]
+        assert {name: as_dict(config)[name] for name in record["parameters"]} == record["parameters"]
         logged = [row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row]
         assert record["value"] == max(logged)
         assert folder.last.exists() and folder.best.exists()
