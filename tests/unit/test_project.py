@@ -105,15 +105,14 @@ def test_one_oldest_python_everywhere():
     assert tools["mypy"]["python_version"] == oldest
     assert tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
     assert f"Python {oldest} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert oldest in workflow_job()["strategy"]["matrix"]["python"]
+    assert workflow_jobs()["tests"]["strategy"]["matrix"]["python"][0] == oldest
 
 
 # the checks
 
 
-def workflow_job() -> dict:
-    (job,) = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text(encoding="utf-8"))["jobs"].values()
-    return job
+def workflow_jobs() -> dict[str, dict]:
+    return yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text(encoding="utf-8"))["jobs"]
 
 
 def make_words() -> dict[str, list[str]]:
@@ -125,6 +124,12 @@ def make_words() -> dict[str, list[str]]:
         elif found := re.match(r"(\w+):", line):
             words[found[1]] = []
     return words
+
+
+def test_ci_runs_the_checks_with_the_versions_that_were_tested():
+    assert 'PIP_CONSTRAINT="$PWD/requirements-tested.txt"' in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    install, *_ = [step["run"] for step in workflow_jobs()["checks"]["steps"] if "run" in step]
+    assert install == "pip install -r requirements-dev.txt -c requirements-tested.txt"
 
 
 def test_ci_runs_the_tests_as_the_readme_says_and_then_the_checks():
@@ -145,8 +150,7 @@ def test_make_the_hooks_and_the_workflow_run_the_checks_of_ci():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert make_words()["check"] == CHECKS
     assert [hook["entry"] for repository in hooks for hook in repository["hooks"]] == CHECKS
-    steps = [step.get("run") for step in workflow_job()["steps"] if "if" not in step]
-    assert steps[-len(CHECKS) :] == CHECKS and steps[-len(CHECKS) - 1] == "pip install -r requirements-dev.txt"
+    assert [step["run"] for step in workflow_jobs()["checks"]["steps"] if "run" in step][1:] == CHECKS
 
 
 def test_the_hooks_fetch_nothing():
@@ -155,7 +159,8 @@ def test_the_hooks_fetch_nothing():
 
 
 def test_the_workflow_covers_three_systems_and_pins_what_it_uses():
-    job = workflow_job()
-    assert job["strategy"]["matrix"]["os"] == ["ubuntu-latest", "windows-latest", "macos-latest"]
-    assert len(job["strategy"]["matrix"]["python"]) == 2
-    assert all(re.fullmatch(r"[\w/-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    jobs = workflow_jobs()
+    assert jobs["tests"]["strategy"]["matrix"]["os"] == ["ubuntu-latest", "windows-latest", "macos-latest"]
+    assert "pytest" in [step.get("run") for step in jobs["tests"]["steps"]]
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert used and all(re.fullmatch(r"[\w/-]+@v\d+", action) for action in used)
