@@ -38,7 +38,7 @@ def measure(config: EvaluationConfig, size: int) -> list[str]:
     images, labels = small_images(config.batch_size)
     reference = lab_model()
     reference.fc.weight.data.mul_(10)  # random weights answer all alike; this sets the answers apart
-    mine = fused(copy.deepcopy(reference).eval()).to(device, memory_format=torch.channels_last)
+    mine = fused(copy.deepcopy(reference).eval()).to(device).to(memory_format=torch.channels_last)
     batches = Batches(images, labels, torch.arange(len(images)), config.batch_size, size, device)
     theirs = lab_evaluation(reference, lab_loader(images, labels, config.batch_size, size, shuffle=False), device)
     answers: dict[str, list[int]] = {}

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from torchvision.models import ResNet
 
 from common.data.batches import MEAN, STD
 from common.model.build import ARCHITECTURES
@@ -61,7 +62,7 @@ def lab_loader(
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=workers)
 
 
-def lab_model(frozen_backbone: bool = False) -> nn.Module:
+def lab_model(frozen_backbone: bool = False) -> ResNet:
     model = ARCHITECTURES["resnext50_32x4d"]()
     for parameter in model.parameters():
         parameter.requires_grad = not frozen_backbone

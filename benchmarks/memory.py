@@ -8,6 +8,8 @@ the same files through torchvision and has neither. Goal: not more than the lab.
 number of photos once they are a mapped file.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import pickle
@@ -16,12 +18,15 @@ import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from benchmarks.timing import in_child, peak_mib, report_result, spread, table, verdict
 from common.cli import parse, parse_train
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR100
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def write_cifar100(folder: Path, images: int) -> None:
     (folder / "cifar-100-python" / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
 
 
-def accept(folder: Path):
+def accept(folder: Path) -> type[CIFAR100]:
     """torchvision's class, for which these files are the ones published."""
     from torchvision.datasets import CIFAR100
 

@@ -45,9 +45,20 @@ def child(config: ScalingConfig) -> None:
         model = build_model("resnext50_32x4d", classes, "none").to(memory_format=torch.channels_last)
         network = processes.wrap(model, device).train()
         optimizer = build_sgd(parameter_groups(model, 0.001, 0.0), 0.001, 0.9, False, device)
-        place = {"training": True, "augment": "basic", "flip": True, "rank": processes.rank, "world": processes.world}
         labels %= classes
-        batches = Batches(images, labels, torch.arange(count), config.batch_size, config.sizes[0], device, **place)
+        batches = Batches(
+            images,
+            labels,
+            torch.arange(count),
+            config.batch_size,
+            config.sizes[0],
+            device,
+            augment="basic",
+            flip=True,
+            training=True,
+            rank=processes.rank,
+            world=processes.world,
+        )
         loss_fn, scaler = build_loss("cross_entropy"), torch.amp.GradScaler("cpu", enabled=False)
         stream = (batch for epoch in range(10**6) for batch in batches.epoch(epoch))
 

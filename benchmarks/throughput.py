@@ -42,7 +42,12 @@ class ThroughputConfig:
 
 
 def project_training(
-    images: torch.Tensor, labels: torch.Tensor, batch_size: int, image_size: int, device: torch.device, amp=None
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int,
+    image_size: int,
+    device: torch.device,
+    amp: torch.dtype | None = None,
 ) -> Iterator[torch.Tensor]:
     """The project's step after step, as train.py does it → the epoch's sums."""
     model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).train()
@@ -58,7 +63,9 @@ def project_training(
             yield sums
 
 
-def bare_training(batch_size: int, image_size: int, device: torch.device, amp=None) -> Iterator[None]:
+def bare_training(
+    batch_size: int, image_size: int, device: torch.device, amp: torch.dtype | None = None
+) -> Iterator[None]:
     """Nothing but the network and the optimizer, on one batch that lies in memory."""
     model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)
@@ -76,7 +83,7 @@ def bare_training(batch_size: int, image_size: int, device: torch.device, amp=No
         yield
 
 
-def turns(stream: Iterator, steps: int, device: torch.device) -> Callable[[], None]:
+def turns(stream: Iterator[object], steps: int, device: torch.device) -> Callable[[], None]:
     """A turn: so many of the stream's steps, until the device has done them."""
 
     def turn() -> None:

@@ -4,6 +4,7 @@ Nothing is drawn from a global generator, so a resumed run, or one with another 
 an uninterrupted one would have seen, and no random state has to be saved.
 """
 
+import io
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,8 @@ def denormalize(images: Tensor) -> Tensor:
 
 
 def _affine(device: torch.device) -> tuple[Tensor, Tensor]:
-    return tuple(torch.tensor(values).to(device, non_blocking=True) for values in (SCALE, OFFSET))
+    scale, offset = (torch.tensor(values).to(device, non_blocking=True) for values in (SCALE, OFFSET))
+    return scale, offset
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -104,8 +106,8 @@ class Batches:
         self.images = images.to(device, memory_format=torch.channels_last) if mapped is None else images
         if not self.images.is_contiguous(memory_format=torch.channels_last):
             raise ValueError("images that are a mapped file must be channels_last")
-        self.file = None if mapped is None else open(mapped.filename, "rb", buffering=0)
-        self.start = 0 if mapped is None else mapped.offset + images.storage_offset()
+        path, self.start = mapped or (None, 0)
+        self.file = None if path is None else io.FileIO(path)
         self.labels = labels.to(device)
 
     def __len__(self) -> int:
@@ -143,7 +145,8 @@ class Batches:
 
     def _read(self, batches: list[Tensor]) -> Iterator[Tensor]:
         """uint8 images of each batch, on the device."""
-        if self.file is None:
+        file = self.file
+        if file is None:
             stored = self.images.permute(0, 2, 3, 1)  # an image lies in one piece: a batch of 32 takes 5 µs, not 70
             for indices in batches:
                 yield stored.index_select(0, indices.to(self.device, non_blocking=True)).permute(0, 3, 1, 2)
@@ -156,9 +159,9 @@ class Batches:
         def read(indices: np.ndarray) -> np.ndarray:
             images = np.empty((len(indices), height, width, channels), np.uint8)
             for image, index in zip(images, indices.tolist(), strict=True):
-                self.file.seek(self.start + index * image.nbytes)
-                if self.file.readinto(image) != image.nbytes:
-                    raise OSError(f"{self.file.name} ends too early")
+                file.seek(self.start + index * image.nbytes)
+                if file.readinto(image.data) != image.nbytes:
+                    raise OSError(f"{file.name} ends too early")
             return images
 
         with ThreadPoolExecutor(1) as reader:

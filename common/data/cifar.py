@@ -1,4 +1,10 @@
-"""CIFAR-100 and CIFAR-10: downloaded once, their checksums compared before anything is read."""
+"""CIFAR-100 and CIFAR-10: downloaded once, their checksums compared before anything is read.
+
+Through torchvision, which knows addresses and checksums. pooch would save no line: it, too, is one call that downloads,
+compares and shows a bar, and it would overwrite a damaged archive, which is refused here and kept.
+"""
+
+from __future__ import annotations
 
 import gzip
 import hashlib
@@ -8,6 +14,7 @@ import tarfile
 import tempfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +22,9 @@ import torch
 from common.base.download import network_timeout
 from common.base.errors import UserError
 from common.data.dataset import Dataset, Split
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 # The 20 superclasses of CIFAR-100 with their five classes each: Krizhevsky, "Learning Multiple Layers of Features from
 # Tiny Images", 2009, and https://www.cs.toronto.edu/~kriz/cifar.html; spelled as in the archive's own `meta` file.
@@ -43,12 +53,16 @@ CIFAR100_SUPERCLASSES = {
 
 
 def load_cifar(name: str, folder: Path, split: Split) -> Dataset:
+    """`cifar100` or `cifar10`, 32 px; downloaded into `folder` where it isn't there.
+
+    Errors: `UserError` naming the file or address when an archive is damaged or can't be had, or `folder` can't be written.
+    """
     from torchvision.datasets import CIFAR10, CIFAR100
 
     source = CIFAR100 if name == "cifar100" else CIFAR10
     try:
-        if not _cifar_is_whole(source, folder):
-            _install_cifar(source, folder)
+        if not _is_whole(source, folder):
+            _install(source, folder)
         # torchvision compares every file's checksum before it reads the pickle.
         cifar = source(os.fspath(folder), train=split == "train")
     except OSError as error:
@@ -57,29 +71,31 @@ def load_cifar(name: str, folder: Path, split: Split) -> Dataset:
             "another folder with --data_dir"
         ) from error
     images = torch.from_numpy(np.ascontiguousarray(cifar.data)).permute(0, 3, 1, 2)
-    classes = tuple(cifar.classes)
-    superclasses = superclass_of = None
-    if name == "cifar100":
-        superclasses = tuple(CIFAR100_SUPERCLASSES)
-        index_of = {member: i for i, members in enumerate(CIFAR100_SUPERCLASSES.values()) for member in members}
-        superclass_of = tuple(index_of[member] for member in classes)
     labels = torch.tensor(cifar.targets, dtype=torch.int64)
+    classes = tuple(cifar.classes)
+    superclasses, superclass_of = _superclasses(classes) if name == "cifar100" else (None, None)
     return Dataset(name, images, labels, classes, superclasses, superclass_of, flip=True)
 
 
-def _cifar_files(source: type) -> dict[str, str]:
+def _superclasses(classes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """CIFAR-100's superclasses, and the index of each class's own."""
+    index_of = {member: i for i, members in enumerate(CIFAR100_SUPERCLASSES.values()) for member in members}
+    return tuple(CIFAR100_SUPERCLASSES), tuple(index_of[member] for member in classes)
+
+
+def _files(source: type[CIFAR10]) -> dict[str, str]:
     """The files torchvision reads → their MD5 checksums."""
     return dict(source.train_list) | dict(source.test_list) | {source.meta["filename"]: source.meta["md5"]}
 
 
-def _cifar_is_whole(source: type, folder: Path) -> bool:
+def _is_whole(source: type[CIFAR10], folder: Path) -> bool:
     """Is every unpacked file there, and what its checksum says?"""
     from torchvision.datasets.utils import check_integrity
 
-    return all(check_integrity(folder / source.base_folder / name, md5) for name, md5 in _cifar_files(source).items())
+    return all(check_integrity(folder / source.base_folder / name, md5) for name, md5 in _files(source).items())
 
 
-def _install_cifar(source: type, folder: Path) -> None:
+def _install(source: type[CIFAR10], folder: Path) -> None:
     """Unpacks the archive in `folder`, which is downloaded when it is not there.
 
     Everything is written to a temporary folder within `folder` and moved into place once its checksum is right.
@@ -94,15 +110,15 @@ def _install_cifar(source: type, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as temporary:
         if not archive.exists():
-            _download_cifar(source, folder, Path(temporary))
+            _download(source, folder, Path(temporary))
             os.replace(Path(temporary) / source.filename, archive)
-        _unpack_cifar(source, archive, Path(temporary))
+        _unpack(source, archive, Path(temporary))
         (folder / source.base_folder).mkdir(exist_ok=True)
-        for name in _cifar_files(source):
+        for name in _files(source):
             os.replace(Path(temporary) / name, folder / source.base_folder / name)
 
 
-def _download_cifar(source: type, folder: Path, temporary: Path) -> None:
+def _download(source: type[CIFAR10], folder: Path, temporary: Path) -> None:
     """Downloads the archive into `temporary` with a progress bar, its checksum compared."""
     from torchvision.datasets.utils import download_url
 
@@ -118,11 +134,11 @@ def _download_cifar(source: type, folder: Path, temporary: Path) -> None:
         ) from error
 
 
-def _unpack_cifar(source: type, archive: Path, target: Path) -> None:
+def _unpack(source: type[CIFAR10], archive: Path, target: Path) -> None:
     """Writes the files that are needed, and no others, into `target`, under names that are not the archive's to choose."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            for name, md5 in _cifar_files(source).items():
+            for name, md5 in _files(source).items():
                 member = tar.extractfile(f"{source.base_folder}/{name}")
                 content = member.read() if member else b""
                 if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:

@@ -38,7 +38,7 @@ def dataset_digest(dataset: Dataset) -> str:
     digest = hashlib.sha256(json.dumps([list(dataset.images.shape), dataset.classes]).encode())
     per_chunk = max(1, _DIGEST_CHUNK_BYTES // max(1, dataset.images[:1].numel()))
     for start in range(0, len(dataset.images), per_chunk):
-        digest.update(dataset.images[start : start + per_chunk].contiguous().numpy())
+        digest.update(dataset.images[start : start + per_chunk].contiguous().numpy().data)
         release(dataset.images)
-    digest.update(dataset.labels.numpy().astype("<i8"))
+    digest.update(dataset.labels.numpy().astype("<i8").data)
     return digest.hexdigest()

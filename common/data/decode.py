@@ -23,7 +23,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,9 @@ _ABANDONED_SECONDS = 3600  # a temporary file untouched for so long belongs to a
 _mapped: weakref.WeakValueDictionary[int, np.memmap] = weakref.WeakValueDictionary()
 
 
+# --- one photo -------------------------------------------------------------------------------------------------------
+
+
 def read_photo(path: Path, image_size: int) -> np.ndarray:
     """One photo as uint8 (3, image_size, image_size): upright by its EXIF tag, RGB, short side resized, centre cropped.
 
@@ -64,6 +67,17 @@ def read_photo(path: Path, image_size: int) -> np.ndarray:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} can't be read as an image ({reason}); replace or remove the file") from error
     return np.array(square).transpose(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8 rather than scale
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P":  # its colours may have an alpha, which Pillow warns of unless it is asked for
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+# --- the cached set --------------------------------------------------------------------------------------------------
 
 
 def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Tensor:
@@ -94,14 +108,10 @@ def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Te
     return _as_tensor(images)
 
 
-def mapped_file(images: torch.Tensor) -> np.memmap | None:
-    """The file that the images are a mapping of; None when they are in memory."""
-    return _mapped.get(images.untyped_storage().data_ptr()) if _mapped else None
-
-
-def is_mapped(images: torch.Tensor) -> bool:
-    """Whether the images are a mapped file, read when touched."""
-    return mapped_file(images) is not None
+def mapped_file(images: torch.Tensor) -> tuple[Path, int] | None:
+    """The file that the images are a mapping of, and the byte at which they begin in it; None when they are in memory."""
+    mapped = _mapping_of(images)
+    return None if mapped is None else (Path(str(mapped.filename)), mapped.offset + int(images.storage_offset()))
 
 
 def release(images: torch.Tensor) -> None:
@@ -110,17 +120,13 @@ def release(images: torch.Tensor) -> None:
     Call it now and then while reading; the pages come back from the file when touched, without what was written to
     them. No effect on other tensors.
     """
-    mapped = _mapped.get(images.untyped_storage().data_ptr())
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped._mmap.madvise(mmap.MADV_DONTNEED)
+    mapped = _mapping_of(images)
+    if mapped is not None and isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.base.madvise(mmap.MADV_DONTNEED)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8 rather than scale
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "P":  # its colours may have an alpha, which Pillow warns of unless it is asked for
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+def _mapping_of(images: torch.Tensor) -> np.memmap | None:
+    return _mapped.get(images.untyped_storage().data_ptr()) if _mapped else None
 
 
 def _digest(*parts: bytes | int) -> str:
@@ -162,6 +168,39 @@ def _as_tensor(images: np.ndarray) -> torch.Tensor:
     return tensor
 
 
+def _remove_outdated(path: Path, key: str) -> None:
+    """Removes the files decoded from earlier states of the same folder, and what killed processes have left."""
+    for other in path.parent.glob(f"{key}-*.npy"):
+        if other != path:
+            other.unlink(missing_ok=True)
+    for temporary in path.parent.glob(f".{key}-*.tmp.npy"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - temporary.stat().st_mtime > _ABANDONED_SECONDS:
+                temporary.unlink()
+
+
+@contextlib.contextmanager
+def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
+    """An `OSError` while writing becomes a `UserError` that says where, how much, and what to set; a worker that was killed a
+    `RunError`."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process that decoded photos was killed, by the system if memory ran out; free some, or choose a smaller "
+            "--image_size, and begin again: nothing half-decoded is kept"
+        ) from error
+    except OSError as error:
+        megabytes = np.prod(shape, dtype=np.int64) / 1e6
+        raise UserError(
+            f"the decoded photos ({megabytes:.1f} MB) can't be written to {cache} ({error.strerror or error}); "
+            "free some space there, or set FINETUNE_CACHE to a folder that can be written"
+        ) from error
+
+
+# --- decoding, in worker processes -----------------------------------------------------------------------------------
+
+
 def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -> None:
     """Writes the decoded photos to `target` as a .npy file, a chunk at a time, so that memory stays bounded."""
     image_bytes = 3 * image_size**2
@@ -195,7 +234,7 @@ def _decoded(tasks: list[list[Path]], image_size: int, workers: int) -> Iterator
     # spawn: a fork would copy the threads' locks of whatever the parent has imported.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        pending = deque()
+        pending: deque[Future[np.ndarray]] = deque()
         for task in tasks:
             pending.append(pool.submit(_read_photos, task, image_size))
             if len(pending) == 4 * workers:
@@ -210,39 +249,10 @@ def _start_worker() -> None:
     """Ctrl-C is the parent's to handle; a parent that was killed takes its workers along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def follow() -> None:
         parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
-    """An `OSError` while writing becomes a `UserError` that says where, how much, and what to set; a worker that was killed a
-    `RunError`."""
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a process that decoded photos was killed, by the system if memory ran out; free some, or choose a smaller "
-            "--image_size, and begin again: nothing half-decoded is kept"
-        ) from error
-    except OSError as error:
-        megabytes = np.prod(shape, dtype=np.int64) / 1e6
-        raise UserError(
-            f"the decoded photos ({megabytes:.1f} MB) can't be written to {cache} ({error.strerror or error}); "
-            "free some space there, or set FINETUNE_CACHE to a folder that can be written"
-        ) from error
-
-
-def _remove_outdated(path: Path, key: str) -> None:
-    """Removes the files decoded from earlier states of the same folder, and what killed processes have left."""
-    for other in path.parent.glob(f"{key}-*.npy"):
-        if other != path:
-            other.unlink(missing_ok=True)
-    for temporary in path.parent.glob(f".{key}-*.tmp.npy"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - temporary.stat().st_mtime > _ABANDONED_SECONDS:
-                temporary.unlink()

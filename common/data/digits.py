@@ -9,7 +9,7 @@ from common.data.split import split_indices
 
 
 def load_digits(split: Split) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed stratified fifth of them is the test set."""
+    """scikit-learn's 1,797 handwritten digits, grey, 8 px; a fixed stratified fifth of them is the test set."""
     # Not by load_digits: importing scikit-learn takes longer than all else that is done here.
     file = package_file("sklearn", "datasets", "data", "digits.csv.gz")
     table = np.loadtxt(file, delimiter=",", dtype=np.int64)

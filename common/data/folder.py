@@ -13,6 +13,10 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".
 
 
 def load_folder(root: Path, split: Split, image_size: int) -> Dataset:
+    """The photos in `root/<split>/<class>/`, at `image_size` px. The classes are train's, in the order of their names.
+
+    Errors: `UserError` naming the folder or photo when one is missing or can't be read, or train's and test's classes differ.
+    """
     classes = _class_names(root / "train")
     if len(classes) < 2:
         raise UserError(f"{root / 'train'} has one class only ({classes[0]!r}); add a folder for each other class")

@@ -1,8 +1,7 @@
 """A dataset by its name.
 
 `cifar100` and `cifar10` come through torchvision into `data_dir`, `digits` is part of scikit-learn, `folder` is one's
-own photos in `data_dir/train/<class>/` and `data_dir/test/<class>/`. A new one is a module that gives a `Dataset`, a line in
-`load_dataset`, and a name in `common.config`.
+own photos in `data_dir/train/<class>/` and `data_dir/test/<class>/`. CONTRIBUTING.md says how to add one.
 """
 
 from pathlib import Path

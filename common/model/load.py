@@ -37,7 +37,7 @@ def load_model(
     reference: str | None,
     runs_dir: str,
     device: torch.device,
-    download: Callable[[str], Path] | None = None,
+    download: Callable[[str], Path | None] | None = None,
 ) -> Loaded:
     """Loads the weights that `reference` names (`common.runs.find.resolve_checkpoint`), in eval mode, channels_last, convolutions
     and BatchNorm fused. Errors: `UserError` when there is no such checkpoint, or it is damaged."""
@@ -53,7 +53,7 @@ def load_model(
     model = model.to_empty(device="cpu")
     load_into(model, state, path)
     folder = RunFolder(path.parent.parent if path.parent.name == "checkpoints" else Path(runs_dir) / run_id)
-    model = fused(model.eval()).to(device, memory_format=torch.channels_last)
+    model = fused(model.eval()).to(device).to(memory_format=torch.channels_last)
     return Loaded(model, metadata, path, folder, sha256_of(path), artifact)
 
 

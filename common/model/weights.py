@@ -74,7 +74,7 @@ def _checksum(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
     kinds = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
     digest = hashlib.sha256(json.dumps([header, kinds], sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

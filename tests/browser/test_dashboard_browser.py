@@ -11,7 +11,7 @@ from dashboard_runs import CLASSES, STARTED, SUPERCLASSES, make_run, make_sweep
 
 from common.dashboard.page import collect, render, write_page
 
-pytest.importorskip("playwright", reason="pip install -r requirements.txt")
+pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 

@@ -184,7 +184,7 @@ def test_the_readme_shows_the_two_commands_that_do_everything():
     blocks = [block.strip() for block in code_blocks(ROOT / "README.md")]
     assert blocks[:2] == [
         "pip install -r requirements.txt && python train.py --preset digits",
-        "pip install -r requirements.txt && pytest",
+        "pip install -r requirements-dev.txt && pytest",
     ]
 
 

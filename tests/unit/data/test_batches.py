@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from common.data import batches
+from common.data import decode
 from common.data.augment import Draws, mixing, random_crop_and_flip, seed_for
 from common.data.batches import (
     MEAN,
@@ -158,19 +158,15 @@ def test_two_processes_share_the_batches_of_one(augment, mix):
             assert torch.equal(shares[rank][step][1], labels[rank::2])
 
 
-def mapped_set(path: Path, shape: tuple[int, ...], monkeypatch) -> torch.Tensor:
+def mapped_set(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
     """A file of zeros, mapped as `common.data.decode` maps one. shape: (N, 3, H, W)."""
     count, channels, height, width = shape
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (count, height, width, channels))
-    tensor = torch.from_numpy(file).permute(0, 3, 1, 2)
-    storage = tensor.untyped_storage().data_ptr()
-    found = {storage: file}
-    monkeypatch.setattr(batches, "mapped_file", lambda images: found.get(images.untyped_storage().data_ptr()))
-    return tensor
+    return decode._as_tensor(file)
 
 
-def test_a_mapped_set_gives_the_batches_of_one_in_memory(tmp_path, monkeypatch):
-    mapped = mapped_set(tmp_path / "images.npy", images().shape, monkeypatch)
+def test_a_mapped_set_gives_the_batches_of_one_in_memory(tmp_path):
+    mapped = mapped_set(tmp_path / "images.npy", images().shape)
     mapped.copy_(images())
     assert make(mapped).file and not make().file
     assert_same(make().epoch(1, 2), make(mapped).epoch(1, 2))
@@ -181,8 +177,8 @@ def test_a_mapped_set_gives_the_batches_of_one_in_memory(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_reading_a_mapped_set_keeps_it_out_of_memory(tmp_path, monkeypatch):
-    mapped = mapped_set(tmp_path / "images.npy", (20_000, 3, 64, 64), monkeypatch)  # 246 MB
+def test_reading_a_mapped_set_keeps_it_out_of_memory(tmp_path):
+    mapped = mapped_set(tmp_path / "images.npy", (20_000, 3, 64, 64))  # 246 MB
     batches = Batches(mapped, torch.zeros(20_000), torch.arange(20_000), 500, 64, CPU, training=True)
 
     def resident_megabytes() -> float:

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 import common.data.decode
 from common.base.errors import RunError, UserError
-from common.data.decode import is_mapped, load_photos, read_photo, release
+from common.data.decode import load_photos, mapped_file, read_photo, release
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -260,7 +260,10 @@ def test_a_mapped_set_equals_one_in_memory(tmp_path, monkeypatch):
     in_memory = load_photos(tmp_path / "train", names, 16)
     monkeypatch.setattr(common.data.decode, "IN_MEMORY_BYTES", 0)
     mapped = load_photos(tmp_path / "train", names, 16)
-    assert is_mapped(mapped) and is_mapped(mapped[2:4]) and not is_mapped(in_memory)
+    assert mapped_file(in_memory) is None
+    for part in (mapped, mapped[2:4]):
+        path, start = mapped_file(part)
+        assert path.read_bytes()[start:][: part.numel()] == part.permute(0, 2, 3, 1).numpy().tobytes()
     assert torch.equal(mapped, in_memory)
     for images in (mapped, in_memory):
         release(images)
