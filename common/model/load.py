@@ -37,7 +37,7 @@ def load_model(
     reference: str | None,
     runs_dir: str,
     device: torch.device,
-    download: Callable[[str], Path] | None = None,
+    download: Callable[[str], Path | None] | None = None,
 ) -> Loaded:
     """Loads the weights that `reference` names (`common.runs.resolve_checkpoint`), in eval mode, channels_last, convolutions
     and BatchNorm fused. Errors: `UserError` when there is no such checkpoint, or it is damaged."""

@@ -9,6 +9,12 @@ from common.base.errors import UserError
 from common.runs.folder import RunFolder
 
 
+def is_run(path: Path) -> bool:
+    """Whether train.py left anything in this folder."""
+    folder = RunFolder(path)
+    return any(p.exists() for p in (folder.config, folder.summary, folder.metrics, folder.last.parent))
+
+
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     """Every folder with a config, a summary or weights, oldest first."""
     root = Path(runs_dir)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
 import socket
 import string
 import time
@@ -17,6 +18,18 @@ import yaml
 from common.base.errors import UserError
 from common.base.files import read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.config import TrainConfig, as_dict
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """All that evaluate.py leaves of one part of the data."""
+
+    path: Path
+
+    report = property(lambda self: self.path / "report.json")
+    text = property(lambda self: self.path / "report.txt")
+    predictions = property(lambda self: self.path / "predictions.npz")
+    thumbnails = property(lambda self: self.path / "thumbnails.jpg")
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,18 @@ class RunFolder:
     best = property(lambda self: self.path / "checkpoints" / "best.safetensors")
     evaluation = property(lambda self: self.path / "evaluation")
     visualization = property(lambda self: self.path / "visualization")
+    shown = property(lambda self: self.visualization / "predictions.json")
     wandb = property(lambda self: self.path / "wandb")
+
+    def evaluated(self, split: str = "test") -> EvaluationFolder:
+        """The test set's evaluation is the run's; another's lies within it, and takes nothing of it away."""
+        return EvaluationFolder(self.evaluation if split == "test" else self.evaluation / split)
+
+    def command(self, script: str, *words: str) -> str:
+        """A command for a person, quoted for the shell, with `--runs_dir` where it is needed to find this run."""
+        runs_dir = self.path.parent
+        elsewhere = [] if runs_dir == Path("runs") else ["--runs_dir", str(runs_dir)]
+        return shlex.join(["python", script, *words, *elsewhere])
 
     def read_summary(self) -> dict[str, Any]:
         """Empty where there is none."""
