@@ -14,7 +14,7 @@ import torch
 from benchmarks.lab import CLASSES, lab_loader, lab_model, lab_training, small_images
 from benchmarks.timing import alternate, ratios, spread, table, verdict
 from common.base.device import choose_device
-from common.base.processes import Team
+from common.base.processes import Processes
 from common.cli import parse
 from common.data.batches import Batches
 from common.model.build import build_model, set_trainable
@@ -48,9 +48,9 @@ def main(config: FeaturesConfig) -> None:
 
     def project() -> None:
         """As train.py does with `--finetune head`: the features once, then the head alone."""
-        features = extract(model, batches, 1, None, Team(), lambda: False, "features").to(device)
+        features = extract(model, batches, 1, None, Processes(), lambda: False, "features").to(device)
         optimizer = build_sgd(parameter_groups(model.fc, 0.1, 0.0), 0.1, 0.9, False, device)
-        cached = FeatureBatches(features, labels.to(device), config.batch_size, batches.order_seed, Team())
+        cached = FeatureBatches(features, labels.to(device), config.batch_size, batches.order_seed, Processes())
         for epoch in range(config.epochs):
             for inputs, targets in cached.epoch(epoch):
                 train_step(model.fc, inputs, targets, loss_fn, optimizer, scaler)

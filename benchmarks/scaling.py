@@ -33,19 +33,19 @@ class ScalingConfig:
 def child(config: ScalingConfig) -> None:
     """Trains as train.py does, in as many processes as there are → seconds a step, MiB of all processes at most."""
     from benchmarks.lab import small_images
-    from common.base.processes import processes
+    from common.base.processes import process_group
     from common.data.batches import Batches
     from common.model.build import build_model
     from common.training.optim import build_loss, build_sgd, parameter_groups
     from common.training.step import train_step
 
     device, count, classes = torch.device("cpu"), config.images[0], config.classes[0]
-    with processes(device) as team:
+    with process_group(device) as processes:
         images, labels = small_images(count)
         model = build_model("resnext50_32x4d", classes, "none").to(memory_format=torch.channels_last)
-        network = team.wrap(model, device).train()
+        network = processes.wrap(model, device).train()
         optimizer = build_sgd(parameter_groups(model, 0.001, 0.0), 0.001, 0.9, False, device)
-        place = {"training": True, "augment": "basic", "flip": True, "rank": team.rank, "world": team.world}
+        place = {"training": True, "augment": "basic", "flip": True, "rank": processes.rank, "world": processes.world}
         labels %= classes
         batches = Batches(images, labels, torch.arange(count), config.batch_size, config.sizes[0], device, **place)
         loss_fn, scaler = build_loss("cross_entropy"), torch.amp.GradScaler("cpu", enabled=False)
@@ -56,8 +56,8 @@ def child(config: ScalingConfig) -> None:
 
         step()
         seconds = statistics.median(seconds_of(step) for _ in range(config.steps))
-        values = team.sum(torch.tensor([seconds / team.world, peak_mib()])).tolist()
-        if team.main:
+        values = processes.sum(torch.tensor([seconds / processes.world, peak_mib()])).tolist()
+        if processes.main:
             report_result({"seconds": values[0], "mib": values[1]})
 
 

@@ -53,13 +53,12 @@ def child(since: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = parse_train(["--preset", "digits", "--max_steps", "1", "--runs_dir", folder])
         mark(STAGES[0])
-        from common.tracking import run
         from common.training import prepare, step
 
         mark(STAGES[1])
         prepare.load_dataset = marking(None, prepare.load_dataset, STAGES[2])
-        prepare.build_trainer = marking(None, prepare.build_trainer, STAGES[3])
-        run.start = marking(None, run.start, STAGES[4])
+        prepare.first_state = marking(None, prepare.first_state, STAGES[3])
+        prepare.start = marking(None, prepare.start, STAGES[4])
         step.train_step = marking(STAGES[5], step.train_step, STAGES[6])
         train.main(config)
     report_result(marks)

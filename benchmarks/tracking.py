@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from benchmarks.timing import alternate, spread, table, verdict
 from common.cli import parse, parse_train
-from common.config import TrainConfig
+from common.config import Tracking
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrackingConfig:
     image_size: int = 64
     batch_size: int = 32
     rounds: int = 7
-    log_every: int = TrainConfig.log_every
+    log_every: int = Tracking.log_every
     epoch_images: int = 45_000
     """Training images of CIFAR-100 when a tenth is validated on."""
 
@@ -40,12 +40,10 @@ def measure(config: TrackingConfig, folder: str) -> None:
     import torch
 
     from benchmarks.lab import CLASSES, small_images
-    from common.base.processes import Team
     from common.data.dataset import Dataset
     from common.model.weights import save_weights
     from common.training import prepare
     from common.training.optim import build_loss
-    from common.training.run import recorded
     from common.training.step import train_step
 
     images, labels = small_images(1000)
@@ -62,29 +60,27 @@ def measure(config: TrackingConfig, folder: str) -> None:
         "cpu",
     ]
     train_config = parse_train([*map(str, flags), "--runs_dir", folder])
-    with patch.object(prepare, "load_dataset", lambda *_: data):
-        task = prepare.prepare(train_config, Team(), torch.device("cpu"))
-    trainer, loss_fn = task.trainer, build_loss("cross_entropy")
-    inputs, targets = next(task.batches.epoch(0))
-    counter = iter(range(1, 10**9))
-
-    with recorded(train_config, task, Team()) as recorder:
+    with patch.object(prepare, "load_dataset", lambda *_: data), prepare.open_run(train_config) as run:
+        state, log, files = run.state, run.log, run.folder
+        loss_fn = build_loss("cross_entropy")
+        inputs, targets = next(iter(run.batches.epoch(0)))
+        counter = iter(range(1, 10**9))
 
         def step() -> None:
-            train_step(trainer.model, inputs, targets, loss_fn, trainer.optimizer, trainer.scaler)
+            train_step(state.model, inputs, targets, loss_fn, state.optimizer, state.scaler)
 
         def after_step() -> None:
             sums = torch.tensor([1.0, 1.0, 32.0])
-            trainer.add(sums)
-            recorder.add_step(next(counter), 0.001, sums, 32)
+            state.add(sums)
+            log.add_step(next(counter), 0.001, sums, 32)
 
         def batch_row() -> None:
-            recorder.write({"epoch": 0.5, **recorder.read()}, next(counter))
+            log.write({"epoch": 0.5, **log.read()}, next(counter))
 
         def epoch_row() -> None:
             row = {"epoch": 1.0, "lr": 0.001, "train/loss": 1.0, "train/accuracy": 0.5}
             validation = {"validation/loss": 1.0, "validation/accuracy": 0.5, "validation/top5_accuracy": 0.9}
-            recorder.write(row | validation, next(counter))
+            log.write(row | validation, next(counter))
 
         step()  # momentum exists from the first step on, and is in the checkpoint
         sides: dict[str, Callable[[], object]] = {
@@ -92,13 +88,13 @@ def measure(config: TrackingConfig, folder: str) -> None:
             "after each step": after_step,
             "batch row": batch_row,
             "epoch row, loss figure": epoch_row,
-            "last.pt": lambda: trainer.save(task.folder.last, trainer.sums),
+            "last.pt": lambda: state.save(files.last, state.sums),
             "best.safetensors": lambda: save_weights(
-                task.folder.best, trainer.weights(), {**task.about, "epoch": 1.0, "step": 1, "metrics": {}}
+                files.best, state.weights(), {**run.about, "epoch": 1.0, "step": 1, "metrics": {}}
             ),
         }
         seconds = alternate(sides, config.rounds)
-        with open(task.folder.metrics) as lines:
+        with open(files.metrics) as lines:
             assert all(json.loads(line) for line in lines)
 
     steps = -(-config.epoch_images // config.batch_size)

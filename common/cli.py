@@ -1,12 +1,12 @@
 """The command line → a config. Imports no torch: `--help` answers at once."""
 
 import sys
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tyro
 
 from common.base.errors import UserError
-from common.config import MAY_CHANGE_ON_RESUME, PRESETS, TrainConfig, as_dict
+from common.config import MAY_CHANGE_ON_RESUME, PRESETS, RUNS_DIR, TrainConfig, as_dict
 
 Config = TypeVar("Config")
 
@@ -20,11 +20,11 @@ def parse(
     """
     return tyro.cli(
         cls,
-        default=default,
+        default=cast(Config, default),
         args=argv,
         description=description,
         use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
 
 
@@ -37,15 +37,12 @@ def parse_train(argv: list[str] | None = None, description: str = "") -> TrainCo
     from common.runs.find import find_run
     from common.runs.folder import load_config
 
-    saved = load_config(find_run(_value_of("runs_dir", argv) or TrainConfig.runs_dir, resume, "--resume"))
+    saved = load_config(find_run(_value_of("runs_dir", argv) or RUNS_DIR, resume, "--resume"))
     config = parse(TrainConfig, saved, argv, description)
-    changed = [
-        name
-        for name in as_dict(saved)
-        if name not in MAY_CHANGE_ON_RESUME and getattr(saved, name) != getattr(config, name)
-    ]
+    before, after = as_dict(saved), as_dict(config)
+    changed = [name for name in before if name not in MAY_CHANGE_ON_RESUME and before[name] != after[name]]
     if changed:
-        was = ", ".join(f"--{name} (was {getattr(saved, name)}, now {getattr(config, name)})" for name in changed)
+        was = ", ".join(f"--{name} (was {before[name]}, now {after[name]})" for name in changed)
         raise UserError(
             f"--resume goes on with the same run, so these can't change: {was}; leave them out, or begin a new run"
         )

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
+class Processes:
     """The processes of a run. With one, everything here gives back what it got."""
 
     rank: int = 0
@@ -67,7 +67,7 @@ class Team:
             return choose()
         chosen = [choose() if self.main else None]
         dist.broadcast_object_list(chosen)
-        return chosen[0]
+        return cast(T, chosen[0])
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
@@ -86,6 +86,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """x: float (b, channels, h, w)"""
         if not self.training:
             return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None  # as torchvision makes them
+        assert self.num_batches_tracked is not None and self.momentum is not None
         axes, shape, wide = (0, 2, 3), (1, -1, 1, 1), x.float()
         count = _Sum.apply(wide.new_full((1,), x.numel() / x.shape[1]))
         mean = _Sum.apply(wide.sum(axes)) / count
@@ -114,10 +116,10 @@ class _Sum(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[Team]:
-    """The team that `torchrun` has made, or a team of one."""
+def process_group(device: torch.device) -> Iterator[Processes]:
+    """The processes that `torchrun` has started, joined, or this one alone."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield Team()
+        yield Processes()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -127,6 +129,6 @@ def processes(device: torch.device) -> Iterator[Team]:
     # Flags and Python objects travel over gloo, so that no GPU is waited for.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(dist.get_rank(), dist.get_world_size())
+        yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -5,7 +5,7 @@ A file may be a stranger's, so what comes back is what the dataclass says, or th
 
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from common.base.errors import UserError
 from common.base.files import write_json
@@ -14,7 +14,7 @@ Record = TypeVar("Record")
 
 
 @cache
-def _adapter(kind: type) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # an eighth of a second, which `--help` need not wait for
 
     return TypeAdapter(kind)
@@ -31,7 +31,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     try:
         data = path.read_bytes()
         from_json(data, allow_inf_nan=False)
-        return _adapter(kind).validate_json(data, strict=True)
+        return cast(Record, _adapter(cast(Any, kind)).validate_json(data, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"

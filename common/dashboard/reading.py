@@ -19,7 +19,7 @@ from common.analysis.predictions import Predictions
 from common.analysis.report import Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
 from common.base.files import read_json_lines
-from common.config import TrainConfig
+from common.config import GROUP_OF, SETS_APART
 from common.runs.find import is_run
 from common.runs.folder import EvaluationFolder, RunFolder, run_state
 
@@ -29,21 +29,6 @@ CURVES = [  # by epoch, by batch
     ["validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss"],
     ["train/batch_loss", "lr", "throughput/images_per_second"],
 ]
-# Settings that are shown, and those of them that change what a run learns, rather than name or place it.
-SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
-LEARNING_SETTINGS = SETTINGS - {
-    "run_id",
-    "resume",
-    "group",
-    "tags",
-    "runs_dir",
-    "data_dir",
-    "project",
-    "entity",
-    "log_every",
-    "checkpoint_every",
-    "log_weights",
-}
 FACTS = {
     "device": "Device",
     "parameters_total": "Parameters",
@@ -152,7 +137,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
     summary = part(folder.summary, read_mapping, {})
     config = part(folder.config, read_mapping, {}, f"{folder.config.name} is missing.")
-    config = {key: plain(config[key]) for key in config if key in SETTINGS}
+    config = {key: plain(config[key]) for key in config if key in GROUP_OF}
     split = part(folder.split, read_mapping, {})
     tracking = part(folder.tracking, read_mapping, {})
     rows = part(folder.metrics, read_rows, [])
@@ -338,7 +323,7 @@ def next_commands(folder: RunFolder, run: dict[str, Any], tracking: dict[str, An
 def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
     """Settings that are not the same in all runs, those with the fewest distinct values first."""
     configs = [run["config"] for run in runs if run["config"]]
-    keys = {key for config in configs for key in config} & LEARNING_SETTINGS
+    keys = {key for config in configs for key in config} & SETS_APART
     distinct = {key: len({repr(config.get(key)) for config in configs}) for key in keys}
     return sorted((key for key in keys if distinct[key] > 1), key=lambda key: (distinct[key], key))
 
@@ -372,7 +357,7 @@ def read_trials(path: Path) -> list[dict[str, Any]]:
             "run_id": str(trial.get("run_id") or ""),
             "state": str(trial["state"]).lower(),
             "value": number(trial.get("value")),
-            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in SETTINGS},
+            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in GROUP_OF},
             "error": str(trial["error"]) if trial.get("error") else None,
         }
         for trial in json.loads(path.read_text(encoding="utf-8"))

@@ -74,6 +74,7 @@ class Batches:
     another process's, so each prepares the whole batch before it takes its part.
 
     images: uint8 (N, 3, H, W); labels: int64 (N,); indices: int64, those to use, in this order unless `training`.
+    progressive_from, epochs: of `progressive_size`.
     """
 
     def __init__(
@@ -90,12 +91,14 @@ class Batches:
         seed: int = 0,
         training: bool = False,
         mix: Mix | None = None,
+        progressive_from: int | None = None,
+        epochs: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.indices, self.batch_size, self.image_size, self.device = indices, batch_size, image_size, device
         self.augment, self.flip, self.seed, self.training, self.mix = augment, flip, seed, training, mix
-        self.rank, self.world = rank, world
+        self.progressive_from, self.epochs, self.rank, self.world = progressive_from, epochs, rank, world
         # A set larger than memory stays a file, of which a batch is read while the last one computes.
         mapped = mapped_file(images)
         self.images = images.to(device, memory_format=torch.channels_last) if mapped is None else images
@@ -118,10 +121,10 @@ class Batches:
         """What `cut_epoch` permutes by; None: in order."""
         return self.seed if self.training else None
 
-    def epoch(self, epoch: int, start_step: int = 0, image_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of `epoch` from `start_step` on: images float32 (b, 3, s, s), normalized, channels_last, and labels
         int64 (b,), or float32 (b, classes) once mixed."""
-        size = image_size or self.image_size
+        size = progressive_size(epoch, self.epochs, self.progressive_from, self.image_size)
         cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch)[start_step:]
         mine, everyone = slice(self.rank, None, self.world), slice(None)
         mix = self.mix if self.training else None

@@ -24,7 +24,7 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str,
     header = {"format": FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     header["sha256"] = _checksum(tensors, header)
-    with disk_errors(path), atomic_path(path) as temporary, _as_os_error():
+    with disk_errors(path), atomic_path(path) as temporary, as_os_error():
         safetensors.torch.save_file(tensors, temporary, metadata=header)
 
 
@@ -79,8 +79,8 @@ def _checksum(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-    """Both writers report a full disk as an error of their own."""
+def as_os_error() -> Iterator[None]:
+    """Both writers of tensors report a full disk as an error of their own."""
     try:
         yield
     except (RuntimeError, safetensors.SafetensorError) as error:

@@ -1,7 +1,6 @@
 """The run folder: its files' names, what they say of the run, and its lock. Imports no torch."""
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import shlex
@@ -17,7 +16,7 @@ import yaml
 
 from common.base.errors import UserError
 from common.base.files import read_json, read_json_lines, safe_name, write_atomic, write_json
-from common.config import TrainConfig, as_dict
+from common.config import RUNS_DIR, TrainConfig, as_dict
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,11 @@ class RunFolder:
         """What W&B was told of this run: `runs`, `artifacts` and `tables`."""
         known = read_json(self.tracking) if self.tracking.exists() else {}
         return {"runs": [], "artifacts": [], "tables": [], **known}
+
+    def command(self, script: str, *words: str) -> str:
+        """A command for a person, quoted for the shell, with `--runs_dir` where it is needed."""
+        place = [] if self.path.parent == Path(RUNS_DIR) else ["--runs_dir", str(self.path.parent)]
+        return shlex.join(["python", script, *words, *place])
 
     def _remove_leftovers(self) -> None:
         """Removes what processes that were killed were writing: temporary files, which have the process's id in their name."""
@@ -148,7 +152,7 @@ def mark_running(folder: RunFolder) -> None:
 
 
 def save_config(folder: RunFolder, config: TrainConfig) -> None:
-    values = as_dict(dataclasses.replace(config, run_id=folder.id, resume=None))
+    values = as_dict(config.replace(run_id=folder.id, resume=None))
     write_atomic(folder.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
@@ -156,12 +160,11 @@ def load_config(folder: RunFolder) -> TrainConfig:
     """config.yaml as a `TrainConfig`. Errors: `UserError` naming the file."""
     try:
         values = yaml.safe_load(folder.config.read_text())
-        names = {field.name for field in dataclasses.fields(TrainConfig)}
-        if not isinstance(values, dict) or not set(values) <= names:
-            raise ValueError(
-                f"unknown keys {sorted(set(values) - names)}" if isinstance(values, dict) else "not a mapping"
-            )
-        return TrainConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        if not isinstance(values, dict):
+            raise ValueError("not a mapping")
+        return TrainConfig.of(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        )
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder.config} can't be read as a run's config: {error}") from None
 

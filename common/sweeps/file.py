@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from common.base.errors import UserError
 from common.cli import parse_train
-from common.config import TrainConfig
+from common.config import GROUP_OF, IN_SWEEPS
 
 KEYS = {
     "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
@@ -34,7 +34,6 @@ DISTRIBUTIONS = {  # name: the keys that it must have
     "q_log_uniform_values": ("min", "max"),
 }
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
-OURS = {"run_id", "resume", "group", "runs_dir"}  # what keeps the trials of a sweep apart, and together
 
 
 @dataclass(frozen=True)
@@ -155,10 +154,9 @@ def _sweep(text: str, spec: dict[str, Any]) -> Sweep:
 
 
 def _parameter(where: str, name: str, spec: dict[str, Any]) -> Parameter:
-    allowed = {config_field.name for config_field in fields(TrainConfig)} - OURS
-    if name not in allowed:
-        why = "is for the sweep to set" if name in OURS else "is no flag of train.py"
-        raise UserError(f"{where} {why}; allowed are {', '.join(sorted(allowed))}")
+    if name not in IN_SWEEPS:
+        why = "is for the sweep to set" if name in GROUP_OF else "is no flag of train.py"
+        raise UserError(f"{where} {why}; allowed are {', '.join(sorted(IN_SWEEPS))}")
     if "parameters" in spec:
         raise UserError(f"{where} nests parameters, which is not supported: train.py's flags are flat")
     numbers = [spec[key] for key in ("min", "max", "q") if key in spec]
@@ -218,7 +216,7 @@ def _check_flag(where: str, name: str, value: Any) -> None:
         with contextlib.redirect_stderr(box):
             parse_train(flags({name: value}))
     except SystemExit:
-        if "Error parsing TrainConfig" not in box.getvalue():  # what tyro says of the ranges
+        if "Error parsing TrainConfig" not in box.getvalue():  # what one flag allows another
             raise UserError(f"{where} has the value {value!r}, which --{name} does not take") from None
 
 

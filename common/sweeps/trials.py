@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.base.errors import UserError
 from common.base.files import write_atomic, write_json
-from common.config import TrainConfig
+from common.config import RUNS_DIR
 from common.runs.folder import RunFolder, read_metrics, run_state
 from common.sweeps.file import Sweep, flags
 
@@ -132,7 +132,7 @@ class LocalSweep:
         return LocalTrial(trial, self.run_folder(trial.number), values, process, log)
 
     def _command_line(self, values: dict[str, Any]) -> list[str]:
-        elsewhere = [] if str(self.runs_dir) == TrainConfig.runs_dir else [f"--runs_dir={self.runs_dir}"]
+        elsewhere = [] if str(self.runs_dir) == RUNS_DIR else [f"--runs_dir={self.runs_dir}"]
         return self.sweep.command_line(values) + elsewhere
 
     def _environment(self, number: int) -> dict[str, str]:

@@ -24,7 +24,7 @@ def tracked(
 
     metadata: of the weights; artifact: what they are in W&B, where that was named.
     """
-    group = load_config(folder).group if folder.config.exists() else None
+    group = load_config(folder).run.group if folder.config.exists() else None
     run = start(
         folder,
         job_type,

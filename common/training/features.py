@@ -3,30 +3,51 @@
 With as many views as epochs, the head sees in each epoch just the features that the whole network would have computed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
 from common.base.errors import UserError
 from common.base.files import atomic_path, cache_folder
-from common.base.processes import Team
+from common.base.processes import Processes
 from common.base.signals import watched
 from common.data.batches import Batches, batch_images, cut_epoch
 from common.model.predict import predict
 
-if TYPE_CHECKING:
-    from common.config import TrainConfig
-    from common.training.prepare import Task
+
+class FeatureBatches:
+    """Features and labels in the batches, and the order, that `Batches` would have.
+
+    features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views.
+    """
+
+    def __init__(
+        self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None, processes: Processes
+    ) -> None:
+        self.features, self.labels = features, labels
+        self.batch_size, self.seed, self.processes = batch_size, seed, processes
+
+    def __len__(self) -> int:
+        return len(cut_epoch(len(self.labels), self.batch_size))
+
+    def size(self, step: int) -> int:
+        return batch_images(len(self.labels), self.batch_size, step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        view = epoch % self.features.shape[1]
+        for positions in cut_epoch(len(self.labels), self.batch_size, self.seed, epoch)[start_step:]:
+            positions = positions[self.processes.rank :: self.processes.world].to(
+                self.features.device, non_blocking=True
+            )
+            yield self.features[positions, view], self.labels[positions]
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -34,40 +55,42 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return nn.Sequential(*[child for name, child in model.named_children() if name != "fc"], nn.Flatten(1))
 
 
-def with_cached_features(
-    config: TrainConfig, task: Task, team: Team, stopped: Callable[[], bool]
-) -> tuple[FeatureBatches, FeatureBatches]:
-    """The task's batches for training and for validation, as features, of which every process holds all.
-
-    Errors: `UserError` when they can't be kept in a file. Raises: `Interrupted`.
-    """
-    model, made = task.trainer.model, []
-    views = 1 if config.augment == "none" else config.feature_views  # without augmentation all views are the same
-    for batches, count, name in ((task.batches, views, "training"), (task.validation, 1, "validation")):
-        path, features = None, None
-        if config.feature_cache == "file":
-            path = (
-                cache_folder()
-                / "features"
-                / f"{cache_key(model, batches, count, task.amp, task.split['digest'])}.safetensors"
-            )
-            features = read_features(path)
-        if team.any(features is None):  # in one of them: they are computed by all
-            features = extract(model, batches, count, task.amp, team, stopped, f"{name} features")
-            if path and team.main:
-                write_features(path, features)
-        labels = task.data.labels[batches.indices].to(batches.device)
-        features = features.to(batches.device)
-        made.append(FeatureBatches(features, labels, config.batch_size, batches.order_seed, team))
-    return made[0], made[1]
-
-
-def extract(
-    model: nn.Module,
+def cached_features(
+    model: ResNet,
     batches: Batches,
     views: int,
     amp: torch.dtype | None,
-    team: Team,
+    processes: Processes,
+    stopped: Callable[[], bool],
+    name: str,
+    data_digest: str | None = None,
+) -> FeatureBatches:
+    """`batches` as features, of which every process holds all: computed, or with a `data_digest` read from the cache folder, where
+    they are then kept too.
+
+    Errors: `UserError` when they can't be kept in a file. Raises: `Interrupted`.
+    """
+    views = 1 if batches.augment == "none" else views  # without augmentation all views are the same
+    path, features = None, None
+    if data_digest is not None:
+        key = cache_key(model, batches, views, amp, data_digest)
+        path = cache_folder() / "features" / f"{key}.safetensors"
+        features = read_features(path)
+    if processes.any(features is None):  # in one of them: they are computed by all
+        features = extract(model, batches, views, amp, processes, stopped, f"{name} features")
+        if path and processes.main:
+            write_features(path, features)
+    assert features is not None
+    labels = batches.labels[batches.indices.to(batches.device)]
+    return FeatureBatches(features.to(batches.device), labels, batches.batch_size, batches.order_seed, processes)
+
+
+def extract(
+    model: ResNet,
+    batches: Batches,
+    views: int,
+    amp: torch.dtype | None,
+    processes: Processes,
     stopped: Callable[[], bool],
     description: str,
 ) -> Tensor:
@@ -78,11 +101,11 @@ def extract(
     for view in range(views):
         name = description if views == 1 else f"{description} {view + 1}/{views}"
         seen = watched(batches.epoch(view), stopped)
-        computed, _ = predict(backbone, seen, batches.device, amp, len(batches), name if team.main else None)
+        computed, _ = predict(backbone, seen, batches.device, amp, len(batches), name if processes.main else None)
         # A training epoch comes in its permutation, dealt out to the processes: put every row back to its place.
         cut = cut_epoch(len(batches.indices), batches.batch_size, batches.order_seed, view)
-        order = torch.cat([positions[rank :: team.world] for rank in range(team.world) for positions in cut])
-        features.append(torch.empty(len(order), computed.shape[1]).index_copy_(0, order, team.gather(computed)))
+        order = torch.cat([positions[rank :: processes.world] for rank in range(processes.world) for positions in cut])
+        features.append(torch.empty(len(order), computed.shape[1]).index_copy_(0, order, processes.gather(computed)))
     return torch.stack(features, dim=1)
 
 
@@ -91,7 +114,7 @@ def cache_key(model: nn.Module, batches: Batches, views: int, amp: torch.dtype |
     digest = hashlib.sha256(f"{data_digest} {batches.image_size} {views} {amp}".encode())
     if batches.training and batches.augment != "none":  # each image's draws depend on its place in a batch
         digest.update(json.dumps([batches.augment, batches.flip, batches.seed, batches.batch_size]).encode())
-    digest.update(batches.indices.numpy())
+    digest.update(batches.indices.numpy().tobytes())
     for name, tensor in backbone_of(model).state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -115,26 +138,3 @@ def write_features(path: Path, features: Tensor) -> None:
             f"--feature_cache file: {features.nbytes / 1e6:.0f} MB can't be written to {path.parent} ({error}); free some space, "
             "set FINETUNE_CACHE to another folder, or use --feature_cache memory"
         ) from None
-
-
-class FeatureBatches:
-    """Features and labels in the batches, and the order, that `Batches` would have.
-
-    features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views.
-    """
-
-    def __init__(self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None, team: Team) -> None:
-        self.features, self.labels = features, labels
-        self.batch_size, self.seed, self.team = batch_size, seed, team
-
-    def __len__(self) -> int:
-        return len(cut_epoch(len(self.labels), self.batch_size))
-
-    def size(self, step: int) -> int:
-        return batch_images(len(self.labels), self.batch_size, step)
-
-    def epoch(self, epoch: int, start_step: int = 0, image_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        view = epoch % self.features.shape[1]
-        for positions in cut_epoch(len(self.labels), self.batch_size, self.seed, epoch)[start_step:]:
-            positions = positions[self.team.rank :: self.team.world].to(self.features.device, non_blocking=True)
-            yield self.features[positions, view], self.labels[positions]

@@ -69,7 +69,9 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and BatchNorm statistics, warmed up: the decay is at most (1 + n) / (10 + n)
     after n steps, as in TensorFlow's ExponentialMovingAverage, so that the random beginning is soon forgotten."""
 
-    def average(averages: list[Tensor], current: list[Tensor], on_device: Tensor) -> None:
+    Tensors = tuple[Tensor, ...] | list[Tensor]
+
+    def average(averages: Tensors, current: Tensors, on_device: Tensor | int) -> None:
         n = int(average_model.n_averaged)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, on_device)
 

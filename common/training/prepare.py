@@ -1,44 +1,129 @@
-"""From a config to all that a run trains with. Whatever can be refused is refused here, before anything is written."""
+"""From a config to a run that is open. Whatever can be refused is refused here, before anything is written."""
 
 import contextlib
 import subprocess
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
-from common.base.device import choose_amp, device_name
+from common.base.device import choose_amp, choose_device, device_name, memory_errors
 from common.base.errors import UserError
-from common.base.files import read_json
-from common.base.processes import Team
-from common.config import TrainConfig
+from common.base.files import disk_errors, read_json
+from common.base.processes import Processes, process_group
+from common.base.signals import Interrupt, interruptible
+from common.config import Recipe, TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import MEAN, STD, Batches
 from common.data.dataset import Dataset, dataset_digest
 from common.data.load import load_dataset
 from common.data.split import split_indices
 from common.model.build import build_model, describe, set_trainable
+from common.model.weights import read_metadata
 from common.runs.find import find_run
-from common.runs.folder import RunFolder, plan_run
+from common.runs.folder import RunFolder, create_run, mark_running, plan_run, save_config
+from common.tracking.run import start
+from common.training.log import Log
 from common.training.optim import averaged, build_sgd, parameter_groups
-from common.training.state import Trainer
+from common.training.run import Run
+from common.training.state import TrainState
 
 
-def code_version() -> str | None:
-    """The commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    return None
+@contextlib.contextmanager
+def open_run(config: TrainConfig) -> Iterator[Run]:
+    """A new run, or one to go on with: prepared, locked, tracked, and ended as the block ends. A signal that comes in the block is
+    noted in `run.interrupt`; an error is in summary.json and in W&B.
+
+    Errors: `UserError` for whatever does not fit: flags, data, weights, a run that is taken.
+    """
+    device = choose_device(config.place.device)
+    with process_group(device) as processes, interruptible() as interrupt:
+        run = prepare(config, processes, device, interrupt)
+        if processes.main:
+            print(description(run), flush=True)
+        with run.folder.locked() if processes.main else contextlib.nullcontext():
+            if config.run.resume:
+                run.state.load(run.folder.last, processes)
+                if has_finished(run):
+                    yield run
+                    return
+            with recorded(run), memory_errors(config.images.batch_size, device):
+                yield run
+                end(run)
+
+
+def prepare(config: TrainConfig, processes: Processes, device: torch.device, interrupt: Interrupt) -> Run:
+    """All that a run trains with; nothing is written yet. Errors: as `open_run`."""
+    amp = choose_amp(config.compute.amp, device, config.images.progressive_from or config.images.image_size)
+    folder = processes.agree(lambda: run_folder(config))
+    with processes.main_first():
+        data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size)
+        train_part, validation_part = split_indices(data.labels, config.data.validation_fraction, config.compute.seed)
+        check_batch_size(config.images.batch_size, len(train_part), processes)
+        split = split_record(config, data, validation_part)
+        if config.run.resume:
+            check_same_data(folder, split["digest"])
+        # A resumed run's weights are in its last.pt.
+        weights = "none" if config.run.resume else config.model.weights
+        model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
+    model = set_trainable(model, config.model.finetune).to(device, memory_format=torch.channels_last)
+    batches = training_batches(config, data, train_part, processes, device)
+    frozen = config.model.finetune == "head" and config.model.feature_views > 0
+    on_features = frozen and batches.mix is None and config.images.progressive_from is None
+    return Run(
+        config=config,
+        folder=folder,
+        device=device,
+        processes=processes,
+        interrupt=interrupt,
+        amp=amp,
+        batches=batches,
+        validation=Batches(
+            data.images,
+            data.labels,
+            validation_part,
+            config.images.batch_size,
+            config.images.image_size,
+            device,
+            rank=processes.rank,
+            world=processes.world,
+        ),
+        state=first_state(config.recipe, model, model.fc if on_features else model, amp, device),
+        log=Log(folder, processes),
+        facts={
+            "device": device_name(device),
+            "amp": str(amp or "none").removeprefix("torch."),
+            "model": config.model.model,
+            **describe(model, config.images.image_size),
+            "train_size": len(train_part),
+            "validation_size": len(validation_part),
+            "classes": len(data.classes),
+            "processes": processes.world,
+            "version": code_version(),
+        },
+        split=split,
+        about=weights_metadata(config, data, folder),
+    )
 
 
 def run_folder(config: TrainConfig) -> RunFolder:
     """The folder of a new run, or of the one to go on with. Errors: as `plan_run` and `find_run`."""
-    if config.resume is None:
-        return plan_run(config.runs_dir, config.run_id)
-    return find_run(config.runs_dir, config.resume, "--resume")
+    place = config.run
+    if place.resume is None:
+        return plan_run(place.runs_dir, place.run_id)
+    return find_run(place.runs_dir, place.resume, "--resume")
+
+
+def check_batch_size(batch_size: int, images: int, processes: Processes) -> None:
+    """BatchNorm needs two images a process. Errors: `UserError`."""
+    if not 2 * processes.world <= batch_size <= images:
+        raise UserError(
+            f"--batch_size is {batch_size}, but must be from {2 * processes.world} to the number of training images, {images}"
+        )
 
 
 def check_same_data(folder: RunFolder, digest: str) -> None:
@@ -47,104 +132,57 @@ def check_same_data(folder: RunFolder, digest: str) -> None:
         raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
 
 
-@dataclass
-class Task:
-    """A run's parts."""
-
-    folder: RunFolder
-    device: torch.device
-    data: Dataset
-    batches: Batches
-    validation: Batches
-    trainer: Trainer
-    amp: torch.dtype | None
-    total_steps: int
-    """optimizer steps after which the run ends"""
-    cached: bool
-    """whether the frozen backbone's features are computed once, and the head alone is trained"""
-    facts: dict[str, Any]
-    """what the config does not say: device, parameters, sizes"""
-    split: dict[str, Any]
-    """what split.json holds"""
-    about: dict[str, Any]
-    """what best.safetensors says of itself, aside from its metrics"""
-
-
-def prepare(config: TrainConfig, team: Team, device: torch.device) -> Task:
-    """Errors: `UserError` for whatever does not fit: flags, data, weights, a run that is taken."""
-    amp = choose_amp(config.amp, device, config.progressive_from or config.image_size)
-    folder = team.agree(lambda: run_folder(config))
-    with team.main_first():
-        data = load_dataset(config.dataset, config.data_dir, "train", config.image_size)
-        train_part, validation_part = split_indices(data.labels, config.validation_fraction, config.seed)
-        if not 2 * team.world <= config.batch_size <= len(train_part):
-            raise UserError(
-                f"--batch_size is {config.batch_size}, but must be from {2 * team.world} to the number of training images, "
-                f"{len(train_part)}"
-            )
-        split = split_record(config, data, validation_part)
-        if config.resume:
-            check_same_data(folder, split["digest"])
-        # A resumed run's weights are in its last.pt.
-        model = build_model(config.model, len(data.classes), "none" if config.resume else config.weights, config.seed)
-    model = set_trainable(model, config.finetune).to(device, memory_format=torch.channels_last)
-    place = {"image_size": config.image_size, "device": device, "rank": team.rank, "world": team.world}
-    mix = mixing(config.mixup_alpha, config.cutmix_alpha, len(data.classes))
-    batches = Batches(
+def training_batches(
+    config: TrainConfig, data: Dataset, indices: Tensor, processes: Processes, device: torch.device
+) -> Batches:
+    images = config.images
+    return Batches(
         data.images,
         data.labels,
-        train_part,
-        config.batch_size,
-        augment=config.augment,
+        indices,
+        images.batch_size,
+        images.image_size,
+        device,
+        augment=images.augment,
         flip=data.flip,
-        seed=config.seed,
+        seed=config.compute.seed,
         training=True,
-        mix=mix,
-        **place,
+        mix=mixing(images.mixup_alpha, images.cutmix_alpha, len(data.classes)),
+        progressive_from=images.progressive_from,
+        epochs=config.duration.epochs,
+        rank=processes.rank,
+        world=processes.world,
     )
-    validation = Batches(data.images, data.labels, validation_part, config.batch_size, **place)
-    total_steps = min(config.epochs * len(batches), config.max_steps or config.epochs * len(batches))
-    cached = config.finetune == "head" and config.feature_views > 0 and mix is None and config.progressive_from is None
-    facts = {
-        "device": device_name(device),
-        "amp": str(amp or "none").removeprefix("torch."),
-        "model": config.model,
-        **describe(model, config.image_size),
-        "train_size": len(train_part),
-        "validation_size": len(validation_part),
-        "classes": len(data.classes),
-        "processes": team.world,
-        "version": code_version(),
-    }
-    trainer = build_trainer(config, model, model.fc if cached else model, amp, device)
-    about = weights_metadata(config, data, folder)
-    return Task(folder, device, data, batches, validation, trainer, amp, total_steps, cached, facts, split, about)
 
 
-def build_trainer(
-    config: TrainConfig, model: nn.Module, network: nn.Module, amp: torch.dtype | None, device: torch.device
-) -> Trainer:
-    groups = parameter_groups(network, config.lr, config.weight_decay, config.backbone_lr_scale)
-    return Trainer(
+def first_state(
+    recipe: Recipe, model: ResNet, network: nn.Module, amp: torch.dtype | None, device: torch.device
+) -> TrainState:
+    """Before the first step. network: what is trained, the model or its head."""
+    groups = parameter_groups(network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)
+    return TrainState(
         model,
         network,
-        build_sgd(groups, config.lr, config.momentum, config.nesterov, device),
+        build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device),
         torch.amp.GradScaler(device.type, enabled=amp is torch.float16),
-        averaged(network, config.ema_decay) if config.ema_decay else None,
+        averaged(network, recipe.ema_decay) if recipe.ema_decay else None,
         sums=torch.zeros(3, device=device),
     )
+
+
+# --- what a run says of itself ---------------------------------------------------------------------------------------
 
 
 def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     """What is learned, and how its validation part is drawn."""
     return {
-        "dataset": config.dataset,
-        "data_dir": config.data_dir,
+        "dataset": config.data.dataset,
+        "data_dir": config.place.data_dir,
         "classes": data.classes,
         "superclasses": data.superclasses,
         "superclass_of": data.superclass_of,
-        "seed": config.seed,
-        "validation_fraction": config.validation_fraction,
+        "seed": config.compute.seed,
+        "validation_fraction": config.data.validation_fraction,
     }
 
 
@@ -162,29 +200,131 @@ def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> d
     """What makes best.safetensors describe itself."""
     return {
         **data_facts(config, data),
-        "model": config.model,
-        "image_size": config.image_size,
+        "model": config.model.model,
+        "image_size": config.images.image_size,
         "mean": MEAN,
         "std": STD,
-        "finetune": config.finetune,
-        "project": config.project,
-        "entity": config.entity,
+        "finetune": config.model.finetune,
+        "project": config.tracking.project,
+        "entity": config.tracking.entity,
         "run_id": folder.id,
     }
 
 
-def describe_task(config: TrainConfig, task: Task) -> str:
+def code_version() -> str | None:
+    """The commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None
+
+
+def description(run: Run) -> str:
     """What is printed before training."""
-    facts = task.facts
+    config, facts = run.config, run.facts
     return "\n".join(
         [
             f"device   {facts['device']}, mixed precision: {facts['amp']}",
-            f"model    {config.model}, weights {config.weights}: cardinality {facts['cardinality']}, width "
-            f"{facts['width_per_group']} per group, {facts['gflops_per_image']} GFLOPs per image at {config.image_size} px",
+            f"model    {facts['model']}, weights {config.model.weights}: cardinality {facts['cardinality']}, width "
+            f"{facts['width_per_group']} per group, {facts['gflops_per_image']} GFLOPs per image at {config.images.image_size} px",
             f"         {facts['parameters_total']:,} parameters, {facts['parameters_trainable']:,} of them trained "
-            f"(finetune {config.finetune})",
-            f"data     {config.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
-            f"{facts['classes']} classes, {len(task.batches)} steps an epoch",
-            f"run      {task.folder.path}",
+            f"(finetune {config.model.finetune})",
+            f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
+            f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
+            f"run      {run.folder.path}",
         ]
     )
+
+
+# --- its beginning and its end ---------------------------------------------------------------------------------------
+
+
+def has_finished(run: Run) -> bool:
+    """Whether a run to go on with has nothing left to do, and then says so. Errors: `UserError` when it is further than asked for."""
+    folder, step = run.folder, run.state.step
+    if step > run.total_steps:
+        raise UserError(
+            f"--resume {folder.id}: the run is at step {step} already, and with these --epochs and --max_steps would "
+            f"end after {run.total_steps}; leave them out, or make them larger"
+        )
+    finished = run.ended and folder.read_summary().get("status") == "finished"
+    if finished and run.processes.main:
+        print(
+            f"nothing is left to train: {folder.id} has finished all its {run.total_steps} steps; to train longer, add --epochs "
+            "with more than before, or --max_steps where that was the end"
+        )
+    return finished
+
+
+@contextlib.contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """Around the training: makes the run's folder and W&B run, or takes them up again. Of several processes, the main one does."""
+    if not run.processes.main:
+        yield
+        return
+    config, folder = run.config, run.folder
+    with disk_errors(folder.path):
+        if config.run.resume is None:
+            run.state.save(folder.last, run.state.sums)  # first, so that whatever can be seen can be resumed
+            create_run(folder, config, run.split)
+        else:
+            save_config(folder, config)
+            mark_running(folder)
+        folder.update_summary(**run.facts)
+    tracked = start(
+        folder,
+        "train",
+        as_dict(config.replace(resume=None)),  # the command line, so that its flags repeat the run
+        run_id=folder.id,
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        group=config.run.group,
+        tags=config.tracking.tags,
+    )
+    try:
+        tracked.set_summary(run.facts)
+        with disk_errors(folder.summary):
+            folder.update_summary(wandb_url=tracked.url)
+        tracked.use_dataset(f"{config.data.dataset}-split", folder.split)
+        run.log.tracked = tracked
+        run.log.rewind(run.state)
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            folder.update_summary(status="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)
+        tracked.finish(1)
+        print("\n".join(tracked.hint()), file=sys.stderr)
+        raise
+
+
+def end(run: Run) -> None:
+    """Ends the run: its summary, its weights as an artifact, its W&B run. Says where everything is."""
+    tracked, state, folder = run.log.tracked, run.state, run.folder
+    if tracked is None:
+        return
+    best = {"best/epoch": state.best_epoch, "best/validation_accuracy": state.best_accuracy}
+    best = {key: value for key, value in best.items() if value is not None}
+    stopped, seconds = run.interrupt.signal is not None, state.seconds
+    status = "interrupted" if stopped else "finished"
+    tracked.set_summary({**best, "status": status})
+    if run.config.tracking.log_weights and folder.best.exists():
+        about = read_metadata(folder.best)
+        tracked.log_artifact(f"{about['model']}-{about['dataset']}", "model", [folder.best], ["best", "latest"], about)
+    tracked.finish(run.exit_status)
+    with disk_errors(
+        folder.summary
+    ):  # last: a run that was killed before this has not ended, and --resume does it again
+        folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
+    print("\n".join([*ending(folder, state, seconds, stopped), *tracked.hint()]), flush=True)
+
+
+def ending(folder: RunFolder, state: TrainState, seconds: float, stopped: bool) -> list[str]:
+    """What is printed at the end: how it went, where everything is, what to do next."""
+    minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
+    lines = [f"{'interrupted' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
+    if state.best_accuracy is not None:
+        lines.append(f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}")
+    lines.append(f"everything is in {folder.path}")
+    if stopped:
+        return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]
+    return [*lines, f"next: {folder.command('evaluate.py', '--checkpoint', folder.id)}"]

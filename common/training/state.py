@@ -1,30 +1,119 @@
-"""TODO."""
-
-from __future__ import annotations
+"""All that changes while a run trains: `last.pt` holds it, so that a resumed run is the run it would have been."""
 
 import math
 import time
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.models import ResNet
 
 from common.base.errors import RunError, UserError, first_line
 from common.base.files import atomic_path, disk_errors
-from common.base.processes import Team
-from common.model.weights import FORMAT, _as_os_error, load_into
+from common.base.processes import Processes
+from common.model.weights import FORMAT, as_os_error, load_into
 
-if TYPE_CHECKING:
-    pass
+# The plain numbers among a state's fields, as `last.pt` has them under "progress".
+PROGRESS = ("epoch", "step", "measured", "best_epoch", "best_accuracy", "latest")
+
+
+@dataclass
+class TrainState:
+    """`network` is what is trained: the model, or its head alone on cached features."""
+
+    model: ResNet
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+    sums: Tensor
+    """float (3,) on the device: this epoch's summed loss, images that were right, images"""
+    epoch: int = 0
+    """whole epochs done"""
+    step: int = 0
+    """optimizer steps done"""
+    measured: int = 0
+    """the step of the last epoch row, which follows the step by a validation"""
+    best_epoch: float | None = None
+    best_accuracy: float | None = None
+    """validation accuracy of the best epoch"""
+    latest: dict[str, float] = field(default_factory=dict)
+    """the newest step's lr and loss, and the speed"""
+    earlier_seconds: float = 0.0
+    """time spent by the processes that went on with the run before this one"""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, by all the processes that went on with the run, one after the other."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated: the averaged one where there is an average."""
+        return self.average.module if self.average is not None else self.network
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole model's state with the weights that were validated."""
+        state = self.model.state_dict()
+        prefix = "" if self.network is self.model else "fc."
+        return {**state, **{prefix + name: tensor for name, tensor in self.evaluated.state_dict().items()}}
+
+    def add(self, sums: Tensor) -> None:
+        """After every step: its sums to the epoch's, and the new weights to their average."""
+        self.sums += sums
+        self.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def means(self, processes: Processes | None = None) -> tuple[float, float]:
+        """Loss and accuracy over the epoch's images so far, those of all processes or of this one. Waits for the device."""
+        loss, right, images = (self.sums if processes is None else processes.sum(self.sums)).tolist()
+        return loss / images, right / images
+
+    def save(self, path: Path, sums: Tensor) -> None:
+        """Writes `last.pt`; `sums` are those of all processes. Errors: `RunError` when it can't be written, or the weights are not
+        finite, which can be a step before the loss is not; the earlier one is kept."""
+        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        norm, lr = nn.utils.get_total_norm(weights).item(), self.optimizer.param_groups[0]["lr"]
+        require_finite("the norm of the weights", norm, self.step, lr)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "progress": {**{name: getattr(self, name) for name in PROGRESS}, "seconds": self.seconds},
+            "sums": sums,
+        }
+        save_training_state(path, state)
+
+    def load(self, path: Path, processes: Processes) -> None:
+        """Goes on from `path`. Errors: `UserError` when the file is damaged or of another run."""
+        state = load_training_state(path)
+        try:
+            load_into(self.model, state["model"], path)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None:
+                load_into(self.average, state["average"], path)
+            for name in PROGRESS:
+                setattr(self, name, state["progress"][name])
+            self.earlier_seconds = state["progress"]["seconds"]
+            # One process has the sums of all, however many they were.
+            self.sums.copy_(state["sums"] if processes.main else torch.zeros(3))
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise UserError(f"{path} does not fit this run ({error}); its best weights may be whole") from None
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
     """Everything needed to go on, of plain types and tensors only. Errors: `RunError` when the disk is full."""
-    with disk_errors(path), atomic_path(path) as temporary, _as_os_error():
+    with disk_errors(path), atomic_path(path) as temporary, as_os_error():
         torch.save({"format": FORMAT, **state}, temporary)
 
 
@@ -46,102 +135,6 @@ def load_training_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a training state of train.py")
     return state
-
-
-@dataclass
-class Progress:
-    """Where a run is. Plain numbers."""
-
-    epoch: int = 0
-    """whole epochs done"""
-    step: int = 0
-    """optimizer steps done"""
-    measured: int = 0
-    """the step of the last epoch row, which follows the step by a validation"""
-    best_epoch: int | None = None
-    best_accuracy: float | None = None
-    """validation accuracy of the best epoch"""
-    seconds: float = 0.0
-    """time spent, by all the processes that went on with the run, one after the other"""
-    latest: dict[str, float] = field(default_factory=dict)
-    """the newest step's lr and loss"""
-
-
-@dataclass
-class Trainer:
-    """The parts that change in training. `network` is what is trained: the model, or its head alone on cached features."""
-
-    model: nn.Module
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    average: AveragedModel | None
-    sums: Tensor
-    """float (3,) on the device: this epoch's summed loss, images that were right, images"""
-    progress: Progress = field(default_factory=Progress)
-    started: float = field(default_factory=time.monotonic)
-
-    def evaluated(self) -> nn.Module:
-        """The network that is validated: the averaged one where there is an average."""
-        return self.average.module if self.average is not None else self.network
-
-    def weights(self) -> dict[str, Tensor]:
-        """The whole model's state with the weights that were validated."""
-        state = self.model.state_dict()
-        prefix = "" if self.network is self.model else "fc."
-        return {**state, **{prefix + name: tensor for name, tensor in self.evaluated().state_dict().items()}}
-
-    def seconds(self) -> float:
-        return self.progress.seconds + time.monotonic() - self.started
-
-    def save(self, path: Path, sums: Tensor) -> None:
-        """Writes `last.pt`. Errors: `RunError` when it can't be written, or the weights are not finite, which can be a step before
-        the loss is not; the earlier one is kept."""
-        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
-        norm, lr = nn.utils.get_total_norm(weights).item(), self.optimizer.param_groups[0]["lr"]
-        require_finite("the norm of the weights", norm, self.progress.step, lr)
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "progress": {**asdict(self.progress), "seconds": self.seconds()},
-            "sums": sums,
-        }
-        save_training_state(path, state)
-
-    def load(self, path: Path, device: torch.device, team: Team) -> None:
-        """Goes on from `path`. Errors: `UserError` when the file is damaged or of another run."""
-        state = load_training_state(path)
-        try:
-            load_into(self.model, state["model"], path)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.average is not None:
-                load_into(self.average, state["average"], path)
-            vars(self.progress).update(asdict(Progress(**state["progress"])))
-            # One process has the sums of all, however many they were.
-            self.sums.copy_(state["sums"] if team.main else torch.zeros(3))
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} does not fit this run ({error}); its best weights may be whole") from None
-
-    def add(self, sums: Tensor) -> None:
-        """After every step: its sums to the epoch's, and the new weights to their average."""
-        self.sums += sums
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-
-    def running(self) -> dict[str, str]:
-        """This epoch's means so far, for the progress bar; of this process. Waits for the device."""
-        loss, right, images = self.sums.tolist()
-        return {"loss": f"{loss / images:.4f}", "accuracy": f"{right / images:.4f}"}
-
-    def epoch_means(self, team: Team) -> dict[str, float]:
-        """Loss and accuracy over the images of the epoch, those of all processes."""
-        loss, right, images = team.sum(self.sums).tolist()
-        return {"train/loss": loss / images, "train/accuracy": right / images}
 
 
 def require_finite(metric: str, value: float, step: int, lr: float) -> None:

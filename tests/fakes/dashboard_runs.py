@@ -40,7 +40,7 @@ def make_run(
     """A run of `epochs` epochs; `skill` is how far the right class's logit stands out (3: about 80 % right)."""
     folder = runs_dir / run_id
     (folder / "checkpoints").mkdir(parents=True)
-    config = as_dict(TrainConfig(dataset="cifar100", run_id=run_id, epochs=epochs, **settings))
+    config = as_dict(TrainConfig.of(dataset="cifar100", run_id=run_id, epochs=epochs, **settings))
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     accuracy = write_metrics(folder, epochs, skill, started)
     for name in ("last.pt", "best.safetensors"):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import ResNet
 
-from common.config import PRESETS, TrainConfig
+from common.config import PRESETS
 from common.data.batches import normalize, resized
 from common.data.dataset import Dataset
 from common.data.load import load_dataset
@@ -19,13 +19,13 @@ from common.training.prepare import split_record, weights_metadata
 
 def make_run(runs_dir: Path, run_id: str, **changes) -> RunFolder:
     """`changes`: fields of the config that differ from `--preset digits`. Call it with tiny models in place."""
-    config = TrainConfig(**{**vars(PRESETS["digits"]), "run_id": run_id, **changes})
-    data = load_dataset(config.dataset, config.data_dir, "train", config.image_size)
+    config = PRESETS["digits"].replace(run_id=run_id, **changes)
+    data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size)
     folder = RunFolder(runs_dir / run_id)
-    validation = split_indices(data.labels, config.validation_fraction, config.seed)[1]
+    validation = split_indices(data.labels, config.data.validation_fraction, config.compute.seed)[1]
     create_run(folder, config, split_record(config, data, validation))
-    model = build_model(config.model, len(data.classes), "none", config.seed)
-    fit_head(model, data, config.image_size)
+    model = build_model(config.model.model, len(data.classes), "none", config.compute.seed)
+    fit_head(model, data, config.images.image_size)
     about = {**weights_metadata(config, data, folder), "epoch": 1, "step": 1, "metrics": {}}
     save_weights(folder.best, model.state_dict(), about)
     return folder

@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch import nn
 
 import train
-from common.base.processes import SharedBatchNorm2d, Team, processes
+from common.base.processes import Processes, SharedBatchNorm2d, process_group
 from common.cli import parse_train
 from common.model.build import set_trainable
 from common.runs.folder import RunFolder, read_metrics, run_state
@@ -32,19 +32,19 @@ FLAGS = (
 DYING = """
 import os, signal, sys
 import torch
-from common.training import log as trainer
+from common.training.state import TrainState
 from common.cli import parse_train
 from common.base.errors import report_errors
 import train
 
-add = trainer.Trainer.add
+add = TrainState.add
 
 def dying(self, sums):
-    if os.environ["RANK"] == "1" and self.progress.step == 6:
+    if os.environ["RANK"] == "1" and self.step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     add(self, sums)
 
-trainer.Trainer.add = dying
+TrainState.add = dying
 torch.set_num_threads = lambda number: None  # one thread, as in the run it is compared with: others round otherwise
 with report_errors():
     sys.exit(train.main(parse_train()))
@@ -83,7 +83,7 @@ def alone(tmp_path_factory, small_networks):
             patch.chdir(folder)
             config = parse_train([*flags])
             assert train.main(config) == 0
-            return RunFolder(folder / "runs" / (config.run_id or config.resume))
+            return RunFolder(folder / "runs" / (config.run.run_id or config.run.resume))
 
         yield run
         torch.set_num_threads(threads)
@@ -188,7 +188,7 @@ def test_the_shared_batchnorm_is_torchs_on_one_process(group):
 def test_wrapping_keeps_the_names_of_the_weights_and_frozen_statistics(group):
     model = set_trainable(tiny_architectures()["resnext50_32x4d"](num_classes=10), "partial")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    wrapped = Team(rank=0, world=2).wrap(model, CPU).train()  # of two by its own account, of one by the group's
+    wrapped = Processes(rank=0, world=2).wrap(model, CPU).train()  # of two by its own account, of one by the group's
     assert model.layer4[0].bn1.training and not model.bn1.training
     wrapped(torch.randn(4, 3, 32, 32))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -197,20 +197,20 @@ def test_wrapping_keeps_the_names_of_the_weights_and_frozen_statistics(group):
 
 
 def test_a_team_of_one_gives_back_what_it_got():
-    team, values = Team(), torch.tensor([1.0, 2.0])
+    processes, values = Processes(), torch.tensor([1.0, 2.0])
     model = nn.Linear(2, 2)
-    assert team.main and team.wrap(model, CPU) is model
-    assert team.sum(values) is values and team.gather(values) is values
-    assert team.any(True) and not team.any(False) and team.agree(lambda: 3) == 3
-    with team.main_first():
+    assert processes.main and processes.wrap(model, CPU) is model
+    assert processes.sum(values) is values and processes.gather(values) is values
+    assert processes.any(True) and not processes.any(False) and processes.agree(lambda: 3) == 3
+    with processes.main_first():
         pass
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with processes(CPU) as team:
-        assert team == Team(0, 1) and not dist.is_initialized()
+    with process_group(CPU) as processes:
+        assert processes == Processes(0, 1) and not dist.is_initialized()
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +24,7 @@ from common.training import features, step
 pytestmark = pytest.mark.usefixtures("small_networks")
 
 # 12 steps an epoch and 2 epochs, with a checkpoint at the last step of each.
-SMALL = replace(
-    PRESETS["digits"],
+SMALL = PRESETS["digits"].replace(
     device="cpu",
     image_size=16,
     batch_size=64,
@@ -44,7 +42,7 @@ KINDS = {
 
 
 def begin(folder: Path, kind: str) -> int:
-    return train.main(replace(SMALL, runs_dir=str(folder), **KINDS[kind]))
+    return train.main(SMALL.replace(runs_dir=str(folder), **KINDS[kind]))
 
 
 def go_on(folder: Path, *flags: object) -> int:
@@ -102,7 +100,7 @@ def test_a_run_interrupted_anywhere_goes_on_as_if_it_had_not_been(tmp_path, whol
 def test_a_run_that_max_steps_ended_in_its_validation_takes_no_further_step(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         signal_in_call(patch, predict, "predict", 1)
-        assert train.main(replace(SMALL, runs_dir=str(tmp_path), max_steps=7)) == 143
+        assert train.main(SMALL.replace(runs_dir=str(tmp_path), max_steps=7)) == 143
     assert go_on(tmp_path) == 0
     assert state_of(tmp_path / "run")["progress"]["step"] == 7
     assert [json.loads(line)["step"] for line in open(tmp_path / "run" / "metrics.jsonl")] == [2, 4, 6, 7]
@@ -175,10 +173,10 @@ def test_an_end_that_lies_behind_is_refused(whole):
 
 
 def test_a_finished_run_trains_longer_from_its_last_step_on(tmp_path, whole):
-    first = replace(SMALL, runs_dir=str(tmp_path), schedule="constant", epochs=1, warmup_epochs=0)
+    first = SMALL.replace(runs_dir=str(tmp_path), schedule="constant", epochs=1, warmup_epochs=0)
     assert train.main(first) == 0
     assert go_on(tmp_path, "--epochs", 2) == 0
-    other = replace(first, runs_dir=str(tmp_path / "other"), epochs=2)
+    other = first.replace(runs_dir=str(tmp_path / "other"), epochs=2)
     assert train.main(other) == 0
     assert_same_run(tmp_path / "run", tmp_path / "other" / "run")
 

@@ -14,6 +14,7 @@ from helpers import ROOT, run_script, script_environment
 from wandb_backend import API_KEY, Backend, Trial
 
 from common.cli import parse_train
+from common.config import as_dict
 from common.training.state import load_training_state
 
 FLAGS = (
@@ -65,10 +66,10 @@ def test_the_run_s_config_is_the_command_line(lab):
     assert (run.project, run.group, run.job_type, run.tags) == ("lab", "a group", "train", ["a", "b"])
     config = parse_train(list(map(str, FLAGS)))
     assert {key: run.config[key] for key in ("lr", "batch_size", "epochs", "dataset", "weight_decay", "group")} == {
-        **{"lr": config.lr, "batch_size": 400, "epochs": 2, "dataset": "digits"},
-        **{"weight_decay": config.weight_decay, "group": "a group"},
+        **{"lr": config.recipe.lr, "batch_size": 400, "epochs": 2, "dataset": "digits"},
+        **{"weight_decay": config.recipe.weight_decay, "group": "a group"},
     }
-    assert run.config.keys() == vars(config).keys(), "derived facts belong to the summary"
+    assert run.config.keys() == as_dict(config).keys(), "derived facts belong to the summary"
 
 
 def test_every_row_arrives_once_with_its_keys_and_step(lab):

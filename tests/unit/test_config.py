@@ -1,16 +1,27 @@
 """Every field is a flag, takes a value as W&B's agent gives it, and comes back from a run's config as it was."""
 
-import dataclasses
 import subprocess
 import sys
 import typing
 
 import pytest
+import yaml
 from helpers import ROOT
 
 from common.base.errors import UserError
 from common.cli import parse, parse_train
-from common.config import PRESETS, EvaluateConfig, TrainConfig, VisualizeConfig, as_dict
+from common.config import (
+    GROUP_OF,
+    GROUPS,
+    IN_SWEEPS,
+    MAY_CHANGE_ON_RESUME,
+    PRESETS,
+    SETS_APART,
+    EvaluateConfig,
+    TrainConfig,
+    VisualizeConfig,
+    as_dict,
+)
 from common.runs.folder import RunFolder, create_run, load_config
 
 # A valid value for each field, unlike its default.
@@ -28,7 +39,12 @@ VALUES = {
 
 
 def fields(cls) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls) if field.name != "resume"]
+    return [name for name in as_dict(cls()) if name != "resume"]
+
+
+def values_of(config) -> dict[str, object]:
+    """Flat, as `as_dict` gives them, with tuples as they are."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in as_dict(config).items()}
 
 
 def as_flags(values: dict[str, object], equals: bool) -> list[str]:
@@ -47,41 +63,43 @@ def test_every_flag_parses_in_both_spellings(cls, equals):
     values = {name: VALUES[name] for name in fields(cls) if name != "label_smoothing"}  # not with the focal loss
     if cls is EvaluateConfig:
         values["amp"] = "fp16"
-    config = parse(cls, argv=as_flags(values, equals))
-    default = cls()
+    parsed, default = values_of(parse(cls, argv=as_flags(values, equals))), values_of(cls())
     for name, value in values.items():
-        assert getattr(config, name) == value and type(getattr(config, name)) is type(value), name
-        assert getattr(default, name) != value, f"{name}: the test gives the default"
+        assert parsed[name] == value and type(parsed[name]) is type(value), name
+        assert default[name] != value, f"{name}: the test gives the default"
     smoothed = [f"--label_smoothing{'=' if equals else ' '}0.1"] if cls is TrainConfig else []
     if smoothed:
-        assert parse(cls, argv=smoothed[0].split()).label_smoothing == 0.1
+        assert parse(cls, argv=smoothed[0].split()).recipe.label_smoothing == 0.1
 
 
 @pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig])
 def test_what_may_be_none_can_be_given_as_none(cls):
-    hints = typing.get_type_hints(cls)
+    groups = GROUPS.values() if cls is TrainConfig else [cls]
+    hints = {name: hint for group in groups for name, hint in typing.get_type_hints(group).items()}
     optional = [name for name in fields(cls) if type(None) in typing.get_args(hints[name])]
-    given = cls(**{name: VALUES[name] for name in optional})
-    config = parse(cls, given, [f"--{name}=None" for name in optional])
-    assert len(optional) >= 4 and all(getattr(config, name) is None for name in optional)
+    given = {name: VALUES[name] for name in optional}
+    config = parse(
+        cls, TrainConfig.of(**given) if cls is TrainConfig else cls(**given), [f"--{n}=None" for n in optional]
+    )
+    assert len(optional) >= 4 and all(values_of(config)[name] is None for name in optional)
 
 
 @pytest.mark.parametrize("text", ["True", "False"])
 @pytest.mark.parametrize("flag", ["nesterov", "compile", "log_weights"])
 def test_booleans_take_a_value(flag, text):
     for argv in ([f"--{flag}", text], [f"--{flag}={text}"]):
-        assert getattr(parse_train(argv), flag) is (text == "True")
+        assert as_dict(parse_train(argv))[flag] is (text == "True")
 
 
 def test_hyphens_are_as_good_as_underscores():
-    assert parse_train(["--batch-size=8", "--run-id", "x"]) == TrainConfig(batch_size=8, run_id="x")
+    assert parse_train(["--batch-size=8", "--run-id", "x"]) == TrainConfig.of(batch_size=8, run_id="x")
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_gives_defaults_that_flags_override(name):
-    assert parse_train(["--preset", name]) == PRESETS[name] and PRESETS[name].preset == name
+    assert parse_train(["--preset", name]) == PRESETS[name] and PRESETS[name].start.preset == name
     for argv in (["--lr", "0.25", f"--preset={name}"], ["--preset", name, "--lr=0.25"]):
-        assert parse_train(argv) == dataclasses.replace(PRESETS[name], lr=0.25)
+        assert parse_train(argv) == PRESETS[name].replace(lr=0.25)
 
 
 def test_without_flags_it_is_the_lab():
@@ -90,7 +108,7 @@ def test_without_flags_it_is_the_lab():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_runs_config_given_as_flags_repeats_the_run(name):
-    changed = dataclasses.replace(PRESETS[name], run_id="a-run", tags=("one", "two"), seed=8)
+    changed = PRESETS[name].replace(run_id="a-run", tags=("one", "two"), seed=8)
     for equals in (False, True):
         assert parse_train(as_flags(as_dict(changed), equals)) == changed
         assert parse_train(as_flags(as_dict(PRESETS[name]), equals)) == PRESETS[name]
@@ -110,7 +128,7 @@ def test_a_runs_config_given_as_flags_repeats_the_run(name):
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(flag, value):
     with pytest.raises(UserError, match=r"^--\w+ is .+, but must be .+") as error:
-        TrainConfig(**{flag: value})
+        TrainConfig.of(**{flag: value})
     assert str(error.value).startswith("--data_dir" if flag == "dataset" else f"--{flag} is {value}")
 
 
@@ -131,13 +149,13 @@ def test_a_command_line_that_is_refused_ends_with_status_2(cls, argv, flag, caps
 
 
 def test_a_resumed_run_has_its_own_config_of_which_few_may_change(tmp_path):
-    saved = TrainConfig(dataset="cifar10", lr=0.5, epochs=3, runs_dir=str(tmp_path))
+    saved = TrainConfig.of(dataset="cifar10", lr=0.5, epochs=3, runs_dir=str(tmp_path))
     create_run(RunFolder(tmp_path / "first"), saved, {})
     place = [f"--runs_dir={tmp_path}", "--resume", "first"]
-    own = dataclasses.replace(saved, run_id="first")
+    own = saved.replace(run_id="first")
     assert load_config(RunFolder(tmp_path / "first")) == own
-    assert parse_train(place) == dataclasses.replace(own, resume="first")
-    assert parse_train([*place, "--epochs=9", "--lr=0.5"]).epochs == 9
+    assert parse_train(place) == own.replace(resume="first")
+    assert parse_train([*place, "--epochs=9", "--lr=0.5"]).duration.epochs == 9
     with pytest.raises(UserError, match=r"--lr \(was 0.5, now 0.1\)"):
         parse_train([*place, "--lr=0.1"])
     with pytest.raises(UserError, match="--resume second is no run"):
@@ -157,3 +175,44 @@ def test_help_names_every_flag_and_imports_no_torch():
     assert done.returncode == 0, done.stderr
     for name in [*fields(TrainConfig), "resume"]:
         assert f"--{name}" in done.stdout, name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("augment", "everything"), ("loss", "mse"), ("batch_size", 14.5), ("batch_size", True), ("batch_size", "32"),
+        ("lr", "0.1"), ("lr", None), ("lr", True), ("nesterov", 1), ("nesterov", "True"), ("tags", "one"), ("tags", (1,)),
+        ("data_dir", 3), ("max_steps", 2.0), ("dataset", None), ("preset", ["lab"]),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_from_a_runs_config_as_from_the_command_line(name, value, tmp_path):
+    with pytest.raises(UserError, match=rf"^--{name} is .+, but must be"):
+        TrainConfig.of(**{name: value})
+    folder = RunFolder(tmp_path / "run")
+    create_run(folder, TrainConfig(), {})
+    saved = yaml.safe_load(folder.config.read_text())
+    folder.config.write_text(yaml.safe_dump({**saved, name: list(value) if isinstance(value, tuple) else value}))
+    with pytest.raises(UserError, match=rf"config.yaml .*--{name} is .+, but must be"):
+        load_config(folder)
+
+
+def test_a_setting_that_is_none_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="unknown settings colour"):
+        TrainConfig.of(lr=0.1, colour="red")
+
+
+def test_a_whole_number_is_a_number():
+    assert TrainConfig.of(lr=1, warmup_epochs=1).recipe.lr == 1
+
+
+def test_every_flag_is_in_one_group_whose_traits_it_has():
+    assert sorted(GROUP_OF) == sorted(as_dict(TrainConfig()))
+    assert {"epochs", "max_steps", "device", "data_dir", "resume"} <= MAY_CHANGE_ON_RESUME
+    assert not {"lr", "batch_size", "seed", "amp", "dataset", "weights", "preset"} & MAY_CHANGE_ON_RESUME
+    assert {"lr", "epochs", "amp", "seed"} <= SETS_APART and not {
+        "feature_cache",
+        "device",
+        "run_id",
+        "tags",
+    } & SETS_APART
+    assert GROUP_OF.keys() - IN_SWEEPS == {"run_id", "resume", "group", "runs_dir"}

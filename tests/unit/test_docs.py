@@ -1,6 +1,7 @@
 """What the documentation says exists: links, anchors, flags, functions, and the table of layers."""
 
 import ast
+import dataclasses
 import functools
 import importlib
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.cli import parse
-from common.config import PRESETS, TrainConfig
+from common.config import GROUPS, PRESETS, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
@@ -187,11 +188,19 @@ def test_the_readme_shows_the_two_commands_that_do_everything():
     ]
 
 
-def test_the_readme_names_every_flag_of_training_and_no_other():
+def test_the_readmes_table_of_flags_is_that_of_the_groups():
     section = prose(ROOT / "README.md").partition("\n## Flags\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
-    named = [flag for row in rows for flag in CODE_SPAN.findall(row)]
-    assert sorted(named) == sorted(TrainConfig.__dataclass_fields__)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    expected = [
+        [
+            name,
+            ", ".join(f"`{field.name}`" for field in dataclasses.fields(group)),
+            group.__doc__.rstrip("."),
+            "may change" if group.may_change_on_resume else "stays",
+        ]
+        for name, group in GROUPS.items()
+    ]
+    assert rows[2:] == expected, "\n".join("| " + " | ".join(row) + " |" for row in expected)
 
 
 @functools.cache

@@ -194,9 +194,9 @@ def test_reading_a_mapped_set_keeps_it_out_of_memory(tmp_path, monkeypatch):
 
 def test_images_are_brought_to_the_size_asked_for():
     assert next(make().epoch(0))[0].shape == (8, 3, 16, 16)
-    smaller, _ = next(make().epoch(0, image_size=12))
+    smaller, _ = next(make(progressive_from=12, epochs=4).epoch(0))
     assert smaller.shape == (8, 3, 12, 12)
-    untouched, labels = next(make(augment="none").epoch(0, image_size=12))
+    untouched, labels = next(make(augment="none", progressive_from=12, epochs=4).epoch(0))
     torch.testing.assert_close(untouched, normalize(v2.Resize([12, 12], antialias=True)(images()[labels])))
 
 

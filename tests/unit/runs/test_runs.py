@@ -18,7 +18,7 @@ from common.training import prepare
 
 def make(root: Path, name: str, started: float = 0.0, weights: bool = True) -> RunFolder:
     folder = RunFolder(root / name)
-    create_run(folder, TrainConfig(runs_dir=str(root)), {})
+    create_run(folder, TrainConfig.of(runs_dir=str(root)), {})
     folder.update_summary(started=started)
     if weights:
         folder.best.parent.mkdir()

@@ -7,7 +7,7 @@ import yaml
 from helpers import ROOT
 
 from common.cli import parse_train
-from common.config import TrainConfig
+from common.config import TrainConfig, as_dict
 
 SWEEP = yaml.safe_load((ROOT / "sweep.yaml").read_text())
 
@@ -28,7 +28,7 @@ def candidates(parameter: dict) -> list:
 @pytest.mark.parametrize("name", SWEEP["parameters"])
 def test_every_value_of_every_key_reaches_the_configuration_unchanged(name):
     for value in candidates(SWEEP["parameters"][name]):
-        got = getattr(parse_train(as_the_agent_gives_it({name: value})), name)
+        got = as_dict(parse_train(as_the_agent_gives_it({name: value})))[name]
         assert got == value and type(got) is type(value)
 
 
@@ -36,7 +36,7 @@ def test_every_combination_of_the_choices_is_a_valid_configuration():
     choices = {name: candidates(given) for name, given in SWEEP["parameters"].items()}
     lists = {name: values if "values" in SWEEP["parameters"][name] else values[:1] for name, values in choices.items()}
     for values in map(dict, itertools.product(*([(k, v) for v in vs] for k, vs in lists.items()))):
-        TrainConfig(**values)
+        TrainConfig.of(**values)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_combination_of_the_choices_is_a_valid_configuration():
     ],
 )
 def test_every_kind_of_value_survives_the_agent_s_command_line(name, value):
-    got = getattr(parse_train(as_the_agent_gives_it({name: value})), name)
+    got = as_dict(parse_train(as_the_agent_gives_it({name: value})))[name]
     assert got == value and type(got) is type(value)
 
 

@@ -4,15 +4,13 @@ import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_models import tiny_architectures
 from torch import nn
 
-from common.base.processes import Team
-from common.config import TrainConfig
+from common.base.processes import Processes
 from common.data.batches import Batches
 from common.model.build import set_trainable
 from common.model.predict import predict
@@ -20,9 +18,9 @@ from common.training.features import (
     FeatureBatches,
     backbone_of,
     cache_key,
+    cached_features,
     extract,
     read_features,
-    with_cached_features,
 )
 from common.training.optim import build_loss, build_sgd, parameter_groups
 from common.training.step import train_step
@@ -51,21 +49,12 @@ def make(training: bool = True, **options) -> Batches:
     return Batches(images, labels, indices, 8, 16, CPU, training=training, **options)
 
 
-def task_of(model: nn.Module) -> SimpleNamespace:
-    batches = make()
-    return SimpleNamespace(
-        trainer=SimpleNamespace(model=model),
-        batches=batches,
-        validation=make(training=False),
-        data=SimpleNamespace(labels=batches.labels),
-        amp=None,
-        split={"digest": "data"},
+def cached(model: nn.Module, feature_views: int = EPOCHS, in_file: bool = False, **options) -> tuple:
+    digest = "data" if in_file else None
+    return tuple(
+        cached_features(model, batches, views, None, Processes(), lambda: False, "", digest)
+        for batches, views in ((make(**options), feature_views), (make(training=False), 1))
     )
-
-
-def cached(model: nn.Module, **flags) -> tuple:
-    config = TrainConfig(**{"batch_size": 8, "finetune": "head", "augment": "basic", "feature_views": EPOCHS, **flags})
-    return with_cached_features(config, task_of(model), Team(), lambda: False)
 
 
 def trained(network: nn.Module, batches) -> nn.Module:
@@ -123,7 +112,7 @@ def test_the_backbone_sees_each_image_once_a_view(augment, views):
 
 
 @dataclass(frozen=True)
-class TeamOfThreads(Team):
+class ProcessesOfThreads(Processes):
     parts: dict[int, torch.Tensor] = field(default_factory=dict)
     barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
 
@@ -136,17 +125,19 @@ class TeamOfThreads(Team):
 
 
 def test_two_processes_compute_half_of_the_features_each_and_keep_all():
-    first = TeamOfThreads(0, 2)
+    first = ProcessesOfThreads(0, 2)
     teams, models, labels = [first, replace(first, rank=1)], [tiny(), tiny()], make().labels[make().indices]
-    expected = extract(tiny(), make(), 2, None, Team(), lambda: False, "")
+    expected = extract(tiny(), make(), 2, None, Processes(), lambda: False, "")
 
-    def extracted(team: Team) -> torch.Tensor:
-        return extract(models[team.rank], make(rank=team.rank, world=2), 2, None, team, lambda: False, "")
+    def extracted(processes: Processes) -> torch.Tensor:
+        return extract(
+            models[processes.rank], make(rank=processes.rank, world=2), 2, None, processes, lambda: False, ""
+        )
 
     with ThreadPoolExecutor(2) as pool:
         for features in pool.map(extracted, teams):
             torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-    alone, *shares = [FeatureBatches(expected, labels, 8, 3, team).epoch(1) for team in (Team(), *teams)]
+    alone, *shares = [FeatureBatches(expected, labels, 8, 3, processes).epoch(1) for processes in (Processes(), *teams)]
     for (features, _), *parts in zip(alone, *shares, strict=True):
         for rank, (part, _) in enumerate(parts):
             assert torch.equal(part, features[rank::2])
@@ -154,20 +145,20 @@ def test_two_processes_compute_half_of_the_features_each_and_keep_all():
 
 def test_no_validation_images_have_no_features():
     empty = Batches(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1), torch.arange(0), 8, 16, CPU)
-    assert extract(tiny(), empty, 1, None, Team(), lambda: False, "").shape == (0, 1, tiny().fc.in_features)
+    assert extract(tiny(), empty, 1, None, Processes(), lambda: False, "").shape == (0, 1, tiny().fc.in_features)
 
 
 def test_features_kept_in_a_file_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
-    first, _ = cached(tiny(), feature_cache="file")
+    first, _ = cached(tiny(), in_file=True)
     model = tiny()
     model.layer4.register_forward_hook(lambda *_: pytest.fail("the backbone ran again"))
-    again, _ = cached(model, feature_cache="file")
+    again, _ = cached(model, in_file=True)
     assert torch.equal(first.features, again.features)
     for file in tmp_path.rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:100])  # damaged: computed anew
         assert read_features(file) is None
-    assert torch.equal(cached(tiny(), feature_cache="file")[0].features, first.features)
+    assert torch.equal(cached(tiny(), in_file=True)[0].features, first.features)
 
 
 def test_the_files_name_depends_on_all_that_features_depend_on():

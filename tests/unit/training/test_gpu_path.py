@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from common.base import device
 from common.base.device import choose_amp, choose_device
 from common.base.errors import UserError
-from common.base.processes import Team
+from common.base.processes import Processes
 from common.data.batches import Batches
 from common.model.build import set_trainable
 from common.model.predict import predict
@@ -109,7 +109,7 @@ def test_predictions_come_back_as_float32_on_the_cpu(fake):
 
 
 def test_kept_features_lie_on_the_device(fake):
-    kept = FeatureBatches(torch.zeros(20, 2, 7, device=GPU), torch.zeros(20, device=GPU), 8, 0, Team())
+    kept = FeatureBatches(torch.zeros(20, 2, 7, device=GPU), torch.zeros(20, device=GPU), 8, 0, Processes())
     for features, labels in kept.epoch(1):
         assert features.device == labels.device == GPU and features.shape[1:] == (7,)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from common.model.build import set_trainable
 from common.training.optim import averaged, build_loss, build_sgd, focal_loss, lr_factor, parameter_groups, set_lr
-from common.training.state import Trainer
+from common.training.state import TrainState
 
 CPU = torch.device("cpu")
 
@@ -146,13 +146,13 @@ def test_every_step_of_a_run_moves_the_average():
     model = tiny("head")
     average = averaged(model, 0.5)
     optimizer, scaler = build_sgd([{"params": [model.fc.bias]}], 0.1, 0.9, False, CPU), torch.amp.GradScaler("cpu")
-    trainer = Trainer(model, model, optimizer, scaler, average, sums=torch.zeros(3))
+    state = TrainState(model, model, optimizer, scaler, average, sums=torch.zeros(3))
     for value in (1.0, 2.0):
         nn.init.constant_(model.fc.bias, value)
-        trainer.add(torch.tensor([0.5, 1.0, 2.0]))
+        state.add(torch.tensor([0.5, 1.0, 2.0]))
     bias = 2.0 + (1.0 - 2.0) * 2 / 11  # the warmed-up decay of the second update
-    torch.testing.assert_close(trainer.weights()["fc.bias"], torch.full((10,), bias))
-    assert trainer.evaluated() is average.module and trainer.sums.tolist() == [1.0, 2.0, 4.0]
+    torch.testing.assert_close(state.weights()["fc.bias"], torch.full((10,), bias))
+    assert state.evaluated is average.module and state.sums.tolist() == [1.0, 2.0, 4.0]
 
 
 def test_the_averages_count_is_read_without_a_gpu_and_is_part_of_its_state():
