@@ -55,12 +55,6 @@ class RunFolder:
         """The test set's evaluation is the run's; another's lies within it, and takes nothing of it away."""
         return EvaluationFolder(self.evaluation if split == "test" else self.evaluation / split)
 
-    def command(self, script: str, *words: str) -> str:
-        """A command for a person, quoted for the shell, with `--runs_dir` where it is needed to find this run."""
-        runs_dir = self.path.parent
-        elsewhere = [] if runs_dir == Path("runs") else ["--runs_dir", str(runs_dir)]
-        return shlex.join(["python", script, *words, *elsewhere])
-
     def read_summary(self) -> dict[str, Any]:
         """Empty where there is none."""
         return read_json(self.summary) if self.summary.exists() else {}
