@@ -28,7 +28,10 @@ def make_report(
     job_id: str,
     wandb_url: str | None,
 ) -> Report:
-    """The numbers, and where they came from. data_dir: None for that of the training; job_id, wandb_url: of this evaluation."""
+    """The numbers, and where they came from.
+
+    data_dir: None for that of the training; job_id, wandb_url: of the W&B run of this evaluation.
+    """
     about, size = loaded.metadata, len(predictions.labels)
     return Report(
         **vars(analysis),

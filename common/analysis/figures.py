@@ -26,6 +26,9 @@ from common.base.files import atomic_path
 PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE = 10, 32, 12
 
 
+# --- matrices ---------------------------------------------------------------------------------------------------------
+
+
 def confusion(
     matrix: NDArray,
     classes: Sequence[str],
@@ -102,6 +105,9 @@ def _mark_groups(axes: Axes, groups: NDArray, names: Sequence[str], size: float)
         )
 
 
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
 def reliability(calibration: Calibration) -> Figure:
     """Accuracy against confidence, and how many images have which confidence; before and after the temperature."""
     figure = Figure(figsize=(5.5, 7), layout="constrained")
@@ -125,6 +131,9 @@ def reliability(calibration: Calibration) -> Figure:
     bottom.set(xlabel="confidence", ylabel="images (log scale)", yscale="log")
     bottom.legend(**above, ncols=2)
     return figure
+
+
+# --- sheets of images -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -212,6 +221,9 @@ def overlay(image: NDArray, heat: NDArray) -> NDArray:
     grey = np.broadcast_to(image.mean(axis=0), image.shape)
     opacity = 0.2 + 0.5 * heat
     return np.concatenate([image, (1 - opacity) * grey + opacity * colours], axis=2)
+
+
+# --- an evaluation ----------------------------------------------------------------------------------------------------
 
 
 def of_report(report: Report, images: NDArray) -> dict[str, Figure]:

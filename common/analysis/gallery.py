@@ -28,8 +28,10 @@ ROWS_A_PAGE = 20
 
 
 def own_photos(files: Sequence[str], image_size: int, classes: Sequence[str]) -> tuple[Dataset, Tensor]:
-    """The photos as a dataset whose labels, all 0, mean nothing, and the indices of all. Errors: `UserError` naming an unreadable
-    file."""
+    """The photos as a dataset whose labels, all 0, mean nothing, and the indices of all.
+
+    Errors: `UserError` naming an unreadable file.
+    """
     images = np.stack([read_photo(Path(file), image_size) for file in files])
     labels = torch.zeros(len(files), dtype=torch.int64)
     return Dataset("photos", torch.from_numpy(images), labels, tuple(classes), None, None, flip=True), torch.arange(

@@ -83,7 +83,7 @@ def predict_validation(
     device: torch.device,
     amp: torch.dtype | None,
 ) -> tuple[Predictions | None, str]:
-    """What the temperature is fitted on, and a note on it: the validation images, if there are any that aren't evaluated."""
+    """What the temperature is fitted on, and a note on it: the validation images, if any are there beside the evaluated."""
     if split == "validation":
         return None, "no temperature: it would be fitted on the very images that are evaluated"
     try:

@@ -15,6 +15,9 @@ from common.analysis.report import Bin
 Z95 = float(special.ndtri(0.975))  # the normal distribution's 97.5 % quantile
 
 
+# --- logits -----------------------------------------------------------------------------------------------------------
+
+
 def softmax(logits: NDArray) -> NDArray:
     """Class probabilities `float64 (images, classes)`; rows sum to 1."""
     return special.softmax(logits.astype(np.float64), axis=1)
@@ -33,6 +36,9 @@ def top_k_accuracy(logits: NDArray, labels: NDArray, k: int) -> float:
     """
     order = np.argsort(logits, axis=1, kind="stable")[:, ::-1][:, :k]
     return float((order == labels[:, None]).any(axis=1).mean())
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
 
 
 def confusion_matrix(labels: NDArray, predictions: NDArray, num_classes: int) -> NDArray:
@@ -131,6 +137,9 @@ def _upper(matrix: NDArray) -> NDArray:
     return np.triu(matrix + matrix.T, k=1)
 
 
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
 def reliability_bins(probabilities: NDArray, labels: NDArray, bins: int = 15) -> list[Bin]:
     """Images by confidence of the predicted class, in `bins` equal intervals."""
     confidence = probabilities.max(axis=1)
@@ -172,6 +181,9 @@ def fit_temperature(logits: NDArray, labels: NDArray, low: float = 0.01, high: f
         # A slope of exactly 0 is one that has vanished in rounding: certain and right, so the temperature may fall further.
         left, right = (middle, right) if slope(middle) <= 0 else (left, middle)
     return float(np.exp(-(left + right) / 2))
+
+
+# --- labels that look wrong -------------------------------------------------------------------------------------------
 
 
 def confident_joint(labels: NDArray, probabilities: NDArray) -> tuple[NDArray, NDArray]:
@@ -223,6 +235,9 @@ def overlapping_classes(labels: NDArray, probabilities: NDArray, limit: int) -> 
     order = np.argsort(-both, axis=None, kind="stable")[:limit]
     pairs = zip(*np.unravel_index(order, both.shape), strict=True)
     return [(int(a), int(b), float(both[a, b])) for a, b in pairs if both[a, b] > 0]
+
+
+# --- two models -------------------------------------------------------------------------------------------------------
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -1,4 +1,7 @@
-"""A model's predictions on a set of images: made once, kept in predictions.npz, and all else derived from them. Imports no torch."""
+"""A model's predictions on a set of images: made once, kept in predictions.npz, and all else derived from them.
+
+Imports no torch: the dashboard reads them as well.
+"""
 
 import hashlib
 import zipfile
@@ -18,7 +21,8 @@ from common.runs.folder import EvaluationFolder
 
 # What NumPy raises for a file that is damaged, or that someone made up.
 UNREADABLE = (
-    OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, NotImplementedError, zipfile.BadZipFile, zlib.error
+    OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, NotImplementedError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
 
 
@@ -90,7 +94,7 @@ def saved_predictions(folder: EvaluationFolder, sha256: str, digest: str) -> Pre
 
 
 def comparable(folder: EvaluationFolder, labels: NDArray, indices: NDArray, classes: Sequence[str]) -> Predictions:
-    """What evaluate.py left in `folder`. Errors: `UserError` when nothing, or predictions of other images or classes."""
+    """What evaluate.py left in `folder`. Errors: `UserError` when nothing, or of other images or classes."""
     if not folder.report.exists():
         raise UserError(f"--compare: {folder.path} holds no evaluation; run evaluate.py on that run first")
     predictions = Predictions.load(folder.predictions)

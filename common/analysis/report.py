@@ -1,7 +1,7 @@
-"""What an evaluation says: `Report` ↔ report.json. evaluate.py writes it; figures, tables, text and the dashboard read it.
+"""What an evaluation says: `Report` ↔ report.json. evaluate.py writes it; figures, tables, text, dashboard read it.
 
-Labels are indices into `classes`, image indices those of the dataset. Intervals are 95 %. A field that has a default may be
-missing from a file.
+Labels are indices into `classes`, image indices those of the dataset. Intervals are 95 %. A field that has a default
+may be missing from a file.
 """
 
 from collections.abc import Iterable
@@ -18,6 +18,9 @@ VERSION = 1
 Count = Annotated[int, Field(ge=0)]
 Label = Count
 Matrix = list[list[Count]]
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,9 @@ class Thumbnails:
     images: list[Count]
 
 
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """All that the predictions alone tell."""
@@ -256,7 +262,8 @@ class Report(Analysis):
         version = read_record(path, _Versioned).version
         if not 1 <= version <= VERSION:
             raise UnknownVersion(
-                f"{path} is of version {version}, and this code reads up to {VERSION}: update it, or run evaluate.py again"
+                f"{path} is of version {version}, and this code reads up to {VERSION}; "
+                "update the code, or run evaluate.py on that run again"
             )
         return read_record(path, Report)
 

@@ -10,7 +10,7 @@ Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
 def tables(report: Report) -> dict[str, Table]:
-    """The lists by name, class names in place of labels; empty ones are left out. A column has its field's name in report.json."""
+    """The lists by name, class names in place of labels; empty ones are left out. A column is named as in report.json."""
     rows: dict[str, list[Row]] = {
         "per_class": [as_json(row) for row in report.per_class],
         "confused": _named(report.confused, report.classes, "true", "predicted"),

@@ -44,7 +44,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 
 def as_json(record: Any) -> dict[str, Any]:
     """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`)."""
-    return _adapter(type(record)).dump_python(record, by_alias=True, warnings="none")
+    return _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
 
 
 def write_record(path: Path, record: Any) -> None:

@@ -83,9 +83,12 @@ def load(path: Path, budget: int) -> str:
 
 @lru_cache(maxsize=256)  # a watched page is built again and again, mostly from the same pictures
 def _load(path: Path, budget: int, changed: int, size: int) -> str:
-    with Image.open(path) as image:
-        whole = image.convert("RGB")  # decodes it, so a torn file is found here
-        unchanged = _address(path.read_bytes(), str(image.format).lower())
+    try:
+        with Image.open(path) as image:
+            whole = image.convert("RGB")  # decodes it, so a torn file is found here
+            unchanged = _address(path.read_bytes(), str(image.format).lower())
+    except Image.DecompressionBombError:
+        raise OSError(0, "it is too large for this page") from None
     if len(unchanged) <= budget:
         return unchanged
     small = whole

@@ -54,6 +54,9 @@ NAMES = ("name", "superclass")  # of a class: the page has them as lists
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 
 
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
 def find_runs(runs_dir: Path) -> list[Path]:
     """The run folders in `runs_dir`, or `runs_dir` itself when it is one. Errors: `OSError` when it can't be listed."""
     return [runs_dir] if is_run(runs_dir) else [path for path in sorted(runs_dir.iterdir()) if is_run(path)]
@@ -63,8 +66,8 @@ def signature(runs_dir: Path) -> dict[str, tuple[int, int]]:
     """Changes when a file that the page shows does."""
     found = {}
     for folder in (*find_runs(runs_dir), *runs_dir.glob("sweeps/*")):
-        for pattern in ("*", "evaluation/*", "visualization/*"):
-            for path in folder.glob(pattern):
+        for place in (folder, RunFolder(folder).evaluation, RunFolder(folder).visualization):
+            for path in place.glob("*"):
                 try:
                     stat = path.stat()
                 except OSError:  # renamed between listing and looking
@@ -216,8 +219,7 @@ def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
 
 
 def shown_of(report: Report) -> dict[str, Any]:
-    """What the page shows of a report: the long lists cut, numbers shortened, the matrix as sparse `[true, predicted, count]`
-    cells."""
+    """What the page shows: long lists cut, numbers shortened, the matrix as sparse `[true, predicted, count]` cells."""
     calibration = plain(dataclasses.asdict(report.calibration))
     return {
         **{

@@ -324,6 +324,14 @@ def test_a_large_picture_is_shrunk_into_its_budget(tmp_path: Path) -> None:
         pictures.load(tmp_path / "noise.png", 300)
 
 
+def test_a_picture_that_would_not_fit_into_memory_costs_only_itself(one_run: Path, monkeypatch) -> None:
+    pictures._load.cache_clear()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    run = page.collect(one_run.parent)["runs"][0]
+    assert run["pictures"] == [] and run["thumbnails"] is None and run["report"] is not None
+    assert "visualization/random.png was left out: it is too large for this page." in run["problems"]
+
+
 # --- watching ---------------------------------------------------------------------------------------------------------
 
 
