@@ -313,7 +313,8 @@ def next_commands(folder: RunFolder, run: dict[str, Any], tracking: dict[str, An
     if run["report"] is None and folder.best.exists():
         commands.append(("Measure it on the test set", run["evaluate"]))
     if folder.best.exists():
-        commands.append(("See its surest mistakes", f"{run['visualize']} --which errors"))
+        errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors")
+        commands.append(("See its surest mistakes", errors))
     if "'offline'" in str(tracking.get("runs")):
         commands.append(("Send what was recorded offline to W&B", folder.command("sync.py")))
     return [{"why": why, "command": command} for why, command in commands]
