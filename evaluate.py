@@ -7,115 +7,80 @@ Prints the classification report and the headline numbers; runs/<id>/evaluation/
 After `python train.py --preset digits` expect an accuracy above 0.95. Next: `python visualize.py --which errors`.
 """
 
-import time
+from typing import TYPE_CHECKING
 
-from common.base.errors import UserError, report_errors
+from common.base.errors import report_errors
 from common.cli import parse
 from common.config import EvaluateConfig, as_dict
 
+if TYPE_CHECKING:
+    from common.analysis.predictions import Predictions
+    from common.analysis.report import Report
+    from common.runs.folder import EvaluationFolder, RunFolder
+    from common.tracking.run import Run
+
+MATRIX_IN_WANDB = 25  # classes at most: W&B draws every cell of its own matrix, and K² rows are logged for it
+
 
 def main(config: EvaluateConfig) -> None:
-    from common.analysis import figures, report
-    from common.analysis.predictions import answers, comparable, evaluation_folder, load_part
-    from common.base import drawing
+    from common.analysis.analyse import analyse, calibrate, compare
+    from common.analysis.evaluation import make_report, save_files
+    from common.analysis.inference import load_part, predict_images, predict_validation, predictions_of
+    from common.analysis.tables import tables
     from common.base.device import choose_amp, choose_device, device_name
-    from common.base.files import disk_errors, write_atomic, write_json
-    from common.data.dataset import dataset_digest
+    from common.base.files import disk_errors
     from common.model.load import load_model
-    from common.runs.find import find_run
     from common.runs.folder import check_writable
     from common.tracking.about import downloader, tracked
 
     # Everything that can be refused is, before anything is written.
     device = choose_device(config.device)
-    amp = choose_amp(config.amp, device)
+    how = (config.batch_size, device, choose_amp(config.amp, device))
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     data, indices = load_part(loaded, config.split, config.dataset, config.data_dir)
-    if config.compare:
-        other = find_run(config.runs_dir, config.compare, "--compare")
-        their_folder = evaluation_folder(other, config.split)
-        theirs = comparable(their_folder, data.labels[indices].numpy(), indices.numpy(), data.classes)
-    output = evaluation_folder(loaded.folder, config.split)
-    check_writable(output, "--runs_dir")
+    other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
+    folder = loaded.folder.evaluated(config.split)
+    check_writable(folder.path, "--runs_dir")
     print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}")
 
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
-        predictions = answers(loaded, data, indices, config.batch_size, device, amp, config.split)
-        validation, note = validation_answers(config, loaded, device, amp)
+        predictions = predict_images(loaded, data, indices, *how, config.split)
+        validation, note = predict_validation(loaded, config.split, config.dataset, config.data_dir, *how)
+        analysis = analyse(predictions, data.classes, data.superclasses, data.superclass_of, config.split)
+        calibration = calibrate(predictions, validation, note)
+        comparison = compare(predictions, *other) if other else None
+        report = make_report(
+            loaded, data, config.data_dir, predictions, analysis, calibration, comparison, run.id, run.url
+        )
+        with disk_errors(folder.path):
+            report = save_files(report, predictions, data.images.numpy(), folder)
+            for key, (columns, rows) in tables(report).items():
+                run.log_table(report.key(key), columns, rows)
+            report.save(folder.report)  # last, since it speaks of all others
+        log(run, report, predictions, folder)
 
-        numbers = report.analyse(predictions, data.classes, data.superclasses, data.superclass_of, config.split)
-        numbers["calibration"] = report.calibrate(predictions, validation, note)
-        numbers["comparison"] = report.compare(predictions, theirs, other.id) if config.compare else None
-        text = [
-            report.classification_report(predictions, data.classes),
-            report.headline(numbers),
-            report.most_confused(numbers),
-        ]
-
-        with disk_errors(output):
-            # An old report.json would speak of files that are written anew: it goes first, and the new one comes last.
-            for stale in (output / "report.json", *output.glob("*.png"), *output.glob("*.jpg")):
-                stale.unlink(missing_ok=True)
-            predictions.save(output / "predictions.npz")
-            write_atomic(output / "report.txt", "\n\n".join(text) + "\n")
-            drawn = figures.of_report(numbers, data.images.numpy())
-            for name, figure in drawn.items():
-                drawing.save(figure, output / f"{name}.png")
-            tables = report.tables(numbers)
-            prefix = "" if config.split == "test" else f"{config.split}/"
-            for key, (columns, rows) in tables.items():
-                run.log_table(prefix + key, columns, rows)
-            numbers |= {
-                "version": report.VERSION,
-                "run_id": loaded.metadata["run_id"],
-                "job_id": run.id,
-                "wandb_url": run.url,
-                "created": time.time(),
-                "checkpoint": {
-                    "path": str(loaded.path),
-                    "sha256": loaded.sha256,
-                    "model": loaded.metadata["model"],
-                    "epoch": loaded.metadata["epoch"],
-                    "artifact": loaded.artifact,
-                },
-                "dataset": {
-                    "name": data.name,
-                    "data_dir": config.data_dir or loaded.metadata["data_dir"],
-                    "size": len(indices),
-                    "digest": dataset_digest(data),
-                    "labels_digest": predictions.digest,
-                },
-                "thumbnails": figures.save_thumbnails(numbers, data.images.numpy(), output / "thumbnails.jpg"),
-                "figures": {name: f"{name}.png" for name in drawn},
-                "tables": list(tables),
-            }
-            write_json(output / "report.json", numbers)
-
-        run.log_images({f"{prefix}figures/{name}": output / f"{name}.png" for name in drawn})
-        if len(data.classes) <= 25:  # W&B draws every cell of its own matrix, and K² rows are logged for it
-            run.log_confusion_matrix(f"{prefix}confusion", predictions.labels, predictions.answers, data.classes)
-        run.set_summary({"run_id": loaded.metadata["run_id"], **numbers["metrics"]})
-
-    print("\n" + "\n\n".join(text))
-    print(f"\nresults: {output}: report.json, report.txt, predictions.npz and {len(drawn)} figures")
-    print(f"next:    python visualize.py --checkpoint {config.checkpoint or loaded.folder.id} --which errors")
-    print("         python dashboard.py")
-    for line in run.hint():
-        print(line)
+    print(f"\n{folder.text.read_text(encoding='utf-8')}")
+    print(f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures")
+    print(f"next:    {next_command(config, loaded.folder)}")
+    print(f"         {loaded.folder.command('dashboard.py')}", *run.hint(), sep="\n")
 
 
-def validation_answers(config: EvaluateConfig, loaded, device, amp):
-    """What the temperature is fitted on, and a note on it: the model's answers to the validation images, if there are any."""
-    from common.analysis.predictions import answers, load_part
+def log(run: "Run", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
+    """Figures, the confusion matrix and the metrics, in W&B."""
+    figures = report.figures.items()
+    run.log_images({report.key(f"figures/{name}"): folder.path / file for name, file in figures})
+    if len(report.classes) <= MATRIX_IN_WANDB:
+        labels, predicted = predictions.labels, predictions.predicted
+        run.log_confusion_matrix(report.key("confusion"), labels, predicted, report.classes)
+    run.set_summary({"run_id": report.run_id, **report.metrics})
 
-    if config.split == "validation":
-        return None, "no temperature: it would be fitted on the very images that are evaluated"
-    try:
-        data, indices = load_part(loaded, "validation", config.dataset, config.data_dir)
-    except UserError as error:
-        return None, f"no temperature: {error}"
-    predictions = answers(loaded, data, indices, config.batch_size, device, amp, "validation")
-    return predictions, f"fitted on {len(indices)} validation images"
+
+def next_command(config: EvaluateConfig, folder: "RunFolder") -> str:
+    """Shows the mistakes on the same images."""
+    split = config.split if config.split != "test" else None
+    given = {"--dataset": config.dataset, "--data_dir": config.data_dir, "--split": split}
+    same = [word for flag, value in given.items() if value for word in (flag, value)]
+    return folder.command("visualize.py", "--checkpoint", config.checkpoint or folder.id, "--which", "errors", *same)
 
 
 if __name__ == "__main__":

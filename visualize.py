@@ -10,24 +10,28 @@ border what is wrong.
 """
 
 import time
+from typing import TYPE_CHECKING
 
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import VisualizeConfig, as_dict
 
+if TYPE_CHECKING:
+    import torch
+
+    from common.data.dataset import Dataset
+    from common.model.load import Loaded
+
 TITLES = {
     "random": "Random {split} images",
     "errors": "The most confident mistakes on the {split} images",
     "class": "Random {split} images of each class",
+    "photos": "Your photos",
 }
 
 
 def main(config: VisualizeConfig) -> None:
-    import torch
-
     from common.analysis import gallery
-    from common.analysis.predictions import load_part
-    from common.base import drawing
     from common.base.device import choose_device
     from common.base.files import disk_errors, write_json
     from common.model.load import load_model
@@ -39,51 +43,46 @@ def main(config: VisualizeConfig) -> None:
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     output = loaded.folder.visualization
     check_writable(output, "--runs_dir")
-
-    name, title = config.which, TITLES[config.which].format(split=config.split)
-    if config.images:
-        name, title = "photos", "Your photos"
-        data = gallery.own_photos(config.images, loaded.metadata["image_size"], loaded.metadata["classes"])
-        indices = torch.arange(len(data.labels))
-    else:
-        data, part = load_part(loaded, config.split, config.dataset, config.data_dir)
-        if config.which == "random":
-            indices = gallery.random_images(part, config.count, config.seed)
-        elif config.which == "class":
-            indices = gallery.images_of_each_class(data.labels, part, config.count, config.seed)
-        else:
-            indices = gallery.confident_mistakes(loaded, data, part, config.count, config.split, device)
-    if len(indices) == 0:
+    data, chosen = choose(config, loaded, device)
+    if len(chosen) == 0:
         print(f"{loaded.path} makes no mistake on the {config.split} images: there is nothing to show")
         return
-    if config.explain:
-        name, title = f"{name}-explained", f"{title}, and where the network looked (Grad-CAM)"
 
     with tracked(loaded.folder, "visualize", as_dict(config), loaded.metadata, loaded.artifact) as run:
-        predictions, pictures = gallery.look(loaded, data, indices, device, config.explain)
+        name, title = name_and_title(config)
+        predictions, pictures = gallery.look(loaded, data, chosen, device, config.explain)
         rows = gallery.records(predictions, data.classes, config.images)
         pages = gallery.pages(rows, pictures, title, by_class=config.which == "class" and not config.images)
         with disk_errors(output):
-            for stale in (output / f"{name}.png", *output.glob(f"{name}-[0-9]*.png")):
-                stale.unlink(missing_ok=True)
-            numbers = [""] if len(pages) == 1 else [f"-{number:02d}" for number in range(1, len(pages) + 1)]
-            files = [output / f"{name}{number}.png" for number in numbers]
-            for page, file in zip(pages, files, strict=True):
-                drawing.save(page, file)
+            files = gallery.save_pages(pages, output, name)
             figures = [file.name for file in files]
-            saved = {"which": name, "created": time.time(), "figures": figures, "predictions": rows}
-            write_json(output / "predictions.json", saved)
+            shown = {"which": name, "created": time.time(), "figures": figures, "predictions": rows}
+            write_json(loaded.folder.shown, shown)
         run.log_images({f"predictions/{file.stem}": file for file in files}, title)
 
+    right = sum(row["true"] == row["predicted"] for row in rows)
+    said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right} of {len(rows)} images right"]
+    print(*said, *files, *run.hint(), sep="\n")
+
+
+def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") -> "tuple[Dataset, torch.Tensor]":
+    """A dataset, and the indices of some of its images."""
+    from common.analysis import gallery
+    from common.analysis.inference import load_part
+
     if config.images:
-        for row in rows:
-            print(f"{row['file']}: " + ", ".join(f"{label} ({probability:.1%})" for label, probability in row["top5"]))
-    else:
-        right = sum(row["true"] == row["predicted"] for row in rows)
-        print(f"{loaded.path}: {right} of {len(rows)} images right")
-    print("\n".join(map(str, files)))
-    for line in run.hint():
-        print(line)
+        return gallery.own_photos(config.images, loaded.metadata["image_size"], loaded.metadata["classes"])
+    data, part = load_part(loaded, config.split, config.dataset, config.data_dir)
+    return data, gallery.choose(config.which, loaded, data, part, config.count, config.seed, config.split, device)
+
+
+def name_and_title(config: VisualizeConfig) -> tuple[str, str]:
+    """Of the pictures: their files' name, and what stands above them."""
+    name = "photos" if config.images else config.which
+    title = TITLES[name].format(split=config.split)
+    if config.explain:
+        return f"{name}-explained", f"{title}, and where the network looked (Grad-CAM)"
+    return name, title
 
 
 if __name__ == "__main__":

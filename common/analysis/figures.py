@@ -19,10 +19,14 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.analysis.report import Calibration, Comparison, ConfusedPair, LabelIssue, Report, Thumbnails
 from common.base.drawing import BLUE, ORANGE, POINTS_PER_INCH, plain, shortened, wrapped
 from common.base.files import atomic_path
 
 PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE = 10, 32, 12
+
+
+# --- matrices ---------------------------------------------------------------------------------------------------------
 
 
 def confusion(
@@ -78,7 +82,7 @@ def _colour_bar(figure: Figure, axes: Axes, picture: Any, has_groups: bool) -> N
 
 
 def _write_counts(axes: Axes, matrix: NDArray, size: float, cell_points: float, norm: LogNorm) -> None:
-    style = {"ha": "center", "va": "center", "clip_on": True}
+    style: dict[str, Any] = {"ha": "center", "va": "center", "clip_on": True}
     for row, column in zip(*np.nonzero(matrix), strict=True):
         count = matrix[row, column]
         colour = "white" if norm(count) > 0.6 else "black"
@@ -101,31 +105,35 @@ def _mark_groups(axes: Axes, groups: NDArray, names: Sequence[str], size: float)
         )
 
 
-def reliability(calibration: dict[str, Any]) -> Figure:
-    """Accuracy against confidence, and how many images have which confidence; before and after the temperature.
+# --- calibration ------------------------------------------------------------------------------------------------------
 
-    calibration: that of report.json.
-    """
+
+def reliability(calibration: Calibration) -> Figure:
+    """Accuracy against confidence, and how many images have which confidence; before and after the temperature."""
     figure = Figure(figsize=(5.5, 7), layout="constrained")
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "fontsize": 9, "alignment": "left"}
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="perfectly calibrated")
-    versions = [("as trained", "", BLUE, "o-", {"color": BLUE, "alpha": 0.5})]
-    if calibration["temperature"]:
-        name = f"temperature {calibration['temperature']:.2f}"
-        versions.append((name, "_after", ORANGE, "s--", {"fill": False, "edgecolor": ORANGE, "hatch": "///"}))
-    for name, suffix, colour, style, bar in versions:
-        bins = [row for row in calibration[f"bins{suffix}"] if row["count"]]
-        text = f"{name}: calibration error {calibration[f'ece{suffix}']:.3f}"
-        top.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], style, color=colour, label=text)
-        lows, widths = [b["low"] for b in bins], [b["high"] - b["low"] for b in bins]
-        bottom.bar(lows, [b["count"] for b in bins], widths, align="edge", label=name, **bar)
+    bar: dict[str, Any] = {"color": BLUE, "alpha": 0.5}
+    versions = [("as trained", calibration.ece, calibration.bins, BLUE, "o-", bar)]
+    if calibration.temperature and calibration.ece_after is not None and calibration.bins_after:
+        name, bar = f"temperature {calibration.temperature:.2f}", {"fill": False, "edgecolor": ORANGE, "hatch": "///"}
+        versions.append((name, calibration.ece_after, calibration.bins_after, ORANGE, "s--", bar))
+    for name, ece, all_bins, colour, style, bar in versions:
+        bins = [b for b in all_bins if b.count]
+        text = f"{name}: calibration error {ece:.3f}"
+        top.plot([b.confidence for b in bins], [b.accuracy for b in bins], style, color=colour, label=text)
+        lows, widths = [b.low for b in bins], [b.high - b.low for b in bins]
+        bottom.bar(lows, [b.count for b in bins], widths, align="edge", label=name, **bar)
     top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
     top.legend(**above, title="Is its confidence to be trusted?")
     top.grid(alpha=0.3)
     bottom.set(xlabel="confidence", ylabel="images (log scale)", yscale="log")
     bottom.legend(**above, ncols=2)
     return figure
+
+
+# --- sheets of images -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -200,7 +208,7 @@ def _draw_tile(axes: Axes, tile: Tile, x: float, y: float, height: float) -> Non
     )
     if tile.correct is not None:
         colour, style, mark = (BLUE, "-", "✓") if tile.correct else (ORANGE, (0, (3, 1.5)), "✗")
-        border = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": 2.5}
+        border: dict[str, Any] = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": 2.5}
         axes.add_patch(Rectangle((x, y), width, height, **border))
         box = {"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"}
         corner = (x + width - 0.05, y + 0.05)
@@ -215,54 +223,65 @@ def overlay(image: NDArray, heat: NDArray) -> NDArray:
     return np.concatenate([image, (1 - opacity) * grey + opacity * colours], axis=2)
 
 
-def of_report(report: dict[str, Any], images: NDArray) -> dict[str, Figure]:
+# --- an evaluation ----------------------------------------------------------------------------------------------------
+
+
+def of_report(report: Report, images: NDArray) -> dict[str, Figure]:
     """All figures of an evaluation by name, without those that would be empty.
 
-    report: as `common.report` makes it; images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into.
+    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into.
     """
-    classes, superclasses = report["classes"], report["superclasses"]
+    classes, superclasses = report.classes, report.superclasses
     figures = {
-        "confusion": confusion(report["confusion"], classes, superclasses, report["superclass_of"]),
-        "reliability": reliability(report["calibration"]),
+        "confusion": confusion(np.array(report.confusion), classes, superclasses, report.superclass_of),
+        "reliability": reliability(report.calibration),
     }
     if superclasses:
-        figures["superclasses"] = confusion(report["superclass_confusion"], superclasses, title="Superclasses")
-    if report["confused"]:
-        rows = [
-            (
-                f"{classes[pair['true']]} taken for {classes[pair['predicted']]}: {pair['count']} images, "
-                f"{pair['share']:.0%} of its class",
-                [Tile(images[index]) for index in pair["images"]],
-            )
-            for pair in report["confused"][:PAIRS_DRAWN]
-        ]
-        figures["confused"] = sheet(rows, "Most confused, the most confident mistakes first", tile_inches=1.2)
-    if report["label_issues"]:
-        tiles = [
-            Tile(
-                images[issue["index"]],
-                f"labelled {shortened(classes[issue['given']])} ({issue['given_probability']:.0%})\n"
-                f"looks like {shortened(classes[issue['suggested']])} ({issue['suggested_probability']:.0%})",
-            )
-            for issue in report["label_issues"][:ISSUES_DRAWN]
-        ]
-        figures["label_issues"] = grid(tiles, "Labels that may be wrong, the most doubtful first", columns=8)
-    if comparison := report["comparison"]:
-        sides = {
-            f"right here, wrong in {comparison['with']}: {comparison['only_this']} images": "only_this_images",
-            f"wrong here, right in {comparison['with']}: {comparison['only_other']} images": "only_other_images",
-        }
-        rows = [(name, [Tile(images[i]) for i in comparison[key][:IMAGES_A_SIDE]]) for name, key in sides.items()]
-        if rows := [row for row in rows if row[1]]:
-            figures["comparison"] = sheet(
-                rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2
-            )
+        figures["superclasses"] = confusion(np.array(report.superclass_confusion), superclasses, title="Superclasses")
+    if report.confused:
+        figures["confused"] = _of_confused(report.confused[:PAIRS_DRAWN], classes, images)
+    if report.label_issues:
+        figures["label_issues"] = _of_label_issues(report.label_issues[:ISSUES_DRAWN], classes, images)
+    if report.comparison and (report.comparison.only_this_images or report.comparison.only_other_images):
+        figures["comparison"] = _of_comparison(report.comparison, images)
     return figures
 
 
-def save_thumbnails(report: dict[str, Any], images: NDArray, path: Path) -> dict[str, Any] | None:
+def _of_confused(pairs: Sequence[ConfusedPair], classes: Sequence[str], images: NDArray) -> Figure:
+    rows = [
+        (
+            f"{classes[pair.true]} taken for {classes[pair.predicted]}: {pair.count} images, "
+            f"{pair.share:.0%} of its class",
+            [Tile(images[index]) for index in pair.images],
+        )
+        for pair in pairs
+    ]
+    return sheet(rows, "Most confused, the most confident mistakes first", tile_inches=1.2)
+
+
+def _of_label_issues(issues: Sequence[LabelIssue], classes: Sequence[str], images: NDArray) -> Figure:
+    tiles = [
+        Tile(
+            images[issue.index],
+            f"labelled {shortened(classes[issue.given])} ({issue.given_probability:.0%})\n"
+            f"looks like {shortened(classes[issue.suggested])} ({issue.suggested_probability:.0%})",
+        )
+        for issue in issues
+    ]
+    return grid(tiles, "Labels that may be wrong, the most doubtful first", columns=8)
+
+
+def _of_comparison(comparison: Comparison, images: NDArray) -> Figure:
+    here = f"right here, wrong in {comparison.other}: {comparison.only_this} images"
+    there = f"wrong here, right in {comparison.other}: {comparison.only_other} images"
+    sides = [(here, comparison.only_this_images), (there, comparison.only_other_images)]
+    rows = [(name, [Tile(images[index]) for index in chosen[:IMAGES_A_SIDE]]) for name, chosen in sides if chosen]
+    return sheet(rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2)
+
+
+def save_thumbnails(confused: Sequence[ConfusedPair], images: NDArray, path: Path) -> Thumbnails | None:
     """The images of all confused pairs in one JPEG → what report.json says of it; None when there are none."""
-    chosen = [index for pair in report["confused"] for index in pair["images"]]
+    chosen = [index for pair in confused for index in pair.images]
     if not chosen:
         return None
     size, columns = 48, min(40, len(chosen))
@@ -273,4 +292,4 @@ def save_thumbnails(report: dict[str, Any], images: NDArray, path: Path) -> dict
         picture.paste(tile, (column * size, row * size))
     with atomic_path(path) as temporary:
         picture.save(temporary, quality=85)
-    return {"file": path.name, "size": size, "columns": columns, "images": chosen}
+    return Thumbnails(path.name, size, columns, chosen)

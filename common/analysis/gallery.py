@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.analysis import figures
+from common.analysis.inference import predict_images
 from common.analysis.metrics import softmax
-from common.analysis.predictions import Predictions, answers, evaluation_folder, saved_answers
+from common.analysis.predictions import Predictions, saved_predictions
 from common.base import drawing
 from common.data.batches import Batches, denormalize
 from common.data.dataset import Dataset, dataset_digest
@@ -25,11 +27,27 @@ COLUMNS = 8
 ROWS_A_PAGE = 20
 
 
-def own_photos(files: Sequence[str], image_size: int, classes: Sequence[str]) -> Dataset:
-    """The photos as a dataset whose labels, all 0, mean nothing. Errors: `UserError` naming an unreadable file."""
+def own_photos(files: Sequence[str], image_size: int, classes: Sequence[str]) -> tuple[Dataset, Tensor]:
+    """The photos as a dataset whose labels, all 0, mean nothing, and the indices of all.
+
+    Errors: `UserError` naming an unreadable file.
+    """
     images = np.stack([read_photo(Path(file), image_size) for file in files])
     labels = torch.zeros(len(files), dtype=torch.int64)
-    return Dataset("photos", torch.from_numpy(images), labels, tuple(classes), None, None, flip=True)
+    return Dataset("photos", torch.from_numpy(images), labels, tuple(classes), None, None, flip=True), torch.arange(
+        len(files)
+    )
+
+
+def choose(
+    which: str, loaded: Loaded, data: Dataset, part: Tensor, count: int, seed: int, split: str, device: torch.device
+) -> Tensor:
+    """Indices of the images to show, `random`, `errors` or of each `class`, out of those at `part`, which are of `split`."""
+    if which == "random":
+        return random_images(part, count, seed)
+    if which == "class":
+        return images_of_each_class(data.labels, part, count, seed)
+    return confident_mistakes(loaded, data, part, count, split, device)
 
 
 def random_images(indices: Tensor, count: int, seed: int) -> Tensor:
@@ -46,10 +64,10 @@ def images_of_each_class(labels: Tensor, indices: Tensor, count: int, seed: int)
 def confident_mistakes(
     loaded: Loaded, data: Dataset, indices: Tensor, count: int, split: str, device: torch.device
 ) -> Tensor:
-    """The `count` mistakes that the network is surest of; its answers are evaluate.py's where those are there."""
-    saved = saved_answers(evaluation_folder(loaded.folder, split), loaded.sha256, dataset_digest(data))
-    predictions = saved or answers(loaded, data, indices, BATCH_SIZE, device, description=split)
-    wrong = np.flatnonzero(predictions.answers != predictions.labels)
+    """The `count` mistakes that the network is surest of, by evaluate.py's predictions where those are there."""
+    saved = saved_predictions(loaded.folder.evaluated(split), loaded.sha256, dataset_digest(data))
+    predictions = saved or predict_images(loaded, data, indices, BATCH_SIZE, device, description=split)
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     surest = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")][:count]
     return torch.from_numpy(predictions.indices[surest])
 
@@ -57,7 +75,7 @@ def confident_mistakes(
 def look(
     loaded: Loaded, data: Dataset, indices: Tensor, device: torch.device, explain: bool
 ) -> tuple[Predictions, NDArray]:
-    """The network's answers, and what it saw: uint8 (n, 3, s, s), or (n, 3, s, 2 s) with the explanation beside it."""
+    """What the network says, and what it saw: uint8 (n, 3, s, s), or (n, 3, s, 2 s) with the explanation beside it."""
     batches = Batches(data.images, data.labels, indices, BATCH_SIZE, loaded.metadata["image_size"], device)
     logits, pictures = [], []
     for images, _ in tqdm(batches.epoch(0), total=len(batches), desc="predictions", unit="batch", leave=False):
@@ -72,7 +90,7 @@ def look(
     return predictions, np.concatenate(pictures)
 
 
-def records(predictions: Predictions, classes: Sequence[str], files: Sequence[str] = ()) -> list[dict]:
+def records(predictions: Predictions, classes: Sequence[str], files: Sequence[str] = ()) -> list[dict[str, Any]]:
     """What predictions.json says of each image. files: one's own photos, whose true class is unknown."""
     rows = []
     for i, probabilities in enumerate(softmax(predictions.logits)):
@@ -90,7 +108,7 @@ def records(predictions: Predictions, classes: Sequence[str], files: Sequence[st
     return rows
 
 
-def pages(rows: Sequence[dict], pictures: NDArray, title: str, by_class: bool) -> list[Figure]:
+def pages(rows: Sequence[dict[str, Any]], pictures: NDArray, title: str, by_class: bool) -> list[Figure]:
     """The records with their pictures as sheets; `by_class` begins a row with each true class."""
     tiles = [_tile(row, picture) for row, picture in zip(rows, pictures, strict=True)]
     columns = max(1, COLUMNS * pictures.shape[2] // pictures.shape[3])
@@ -105,7 +123,23 @@ def pages(rows: Sequence[dict], pictures: NDArray, title: str, by_class: bool) -
     return [figures.sheet(page, title) for page in figures.chunks(lines, ROWS_A_PAGE)]
 
 
-def _tile(row: dict, picture: NDArray) -> figures.Tile:
+def save_pages(pages: Sequence[Figure], folder: Path, name: str) -> list[Path]:
+    """`name`.png, or `name`-01.png, …; what an earlier call left under that name is removed."""
+    for stale in (folder / f"{name}.png", *folder.glob(f"{name}-[0-9]*.png")):
+        stale.unlink(missing_ok=True)
+    numbers = [""] if len(pages) == 1 else [f"-{number:02d}" for number in range(1, len(pages) + 1)]
+    files = [folder / f"{name}{number}.png" for number in numbers]
+    for page, file in zip(pages, files, strict=True):
+        drawing.save(page, file)
+    return files
+
+
+def described(row: dict[str, Any]) -> str:
+    """One's own photo, in a line."""
+    return f"{row['file']}: " + ", ".join(f"{label} ({probability:.1%})" for label, probability in row["top5"])
+
+
+def _tile(row: dict[str, Any], picture: NDArray) -> figures.Tile:
     true, predicted = row["true"], drawing.shortened(row["predicted"])
     if true is None:
         guesses = [f"{drawing.shortened(name)}: {probability:.0%}" for name, probability in row["top5"][:3]]

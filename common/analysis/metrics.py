@@ -2,29 +2,31 @@
 
 Conventions: `logits: float (images, classes)`; `labels, predictions: int (images,)`, values in 0..classes-1;
 `confusion: int (classes, classes)`, row = true class, column = predicted class. Intervals are 95 %.
-Where scikit-learn has the same number, these functions return it (the tests compare them).
+Where scikit-learn has the same number, these functions return it (the tests compare them); they are written out because
+its import takes a second, and because all of them follow from one matrix and one table of probabilities.
 """
 
-from __future__ import annotations
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+from common.analysis.report import Bin
+
+Z95 = float(special.ndtri(0.975))  # the normal distribution's 97.5 % quantile
+
+
+# --- logits -----------------------------------------------------------------------------------------------------------
 
 
 def softmax(logits: NDArray) -> NDArray:
     """Class probabilities `float64 (images, classes)`; rows sum to 1."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return special.softmax(logits.astype(np.float64), axis=1)
 
 
 def negative_log_likelihood(logits: NDArray, labels: NDArray) -> float:
     """Mean cross-entropy in nats."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_normalizer = np.log(np.exp(shifted).sum(axis=1))
-    return float((log_normalizer - shifted[np.arange(len(labels)), labels]).mean())
+    log_probabilities = special.log_softmax(logits.astype(np.float64), axis=1)
+    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 
 def top_k_accuracy(logits: NDArray, labels: NDArray, k: int) -> float:
@@ -36,12 +38,15 @@ def top_k_accuracy(logits: NDArray, labels: NDArray, k: int) -> float:
     return float((order == labels[:, None]).any(axis=1).mean())
 
 
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
 def confusion_matrix(labels: NDArray, predictions: NDArray, num_classes: int) -> NDArray:
     """Counts `int64 (classes, classes)`; entry [i, j]: images of class i taken for class j."""
     return np.bincount(labels * num_classes + predictions, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def grouped_confusion(confusion: NDArray, group_of: NDArray, num_groups: int) -> NDArray:
+def grouped_confusion(confusion: NDArray, group_of: ArrayLike, num_groups: int) -> NDArray:
     """The confusion matrix of superclasses: rows and columns of one group summed. `group_of: int (classes,)`."""
     membership = np.eye(num_groups, dtype=np.int64)[np.asarray(group_of)]
     return membership.T @ confusion @ membership
@@ -56,19 +61,21 @@ def divide(numerator: NDArray, denominator: NDArray) -> NDArray:
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=np.asarray(denominator) > 0)
 
 
-def wilson_interval(successes: NDArray | int, trials: NDArray | int) -> tuple[NDArray, NDArray]:
+def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[NDArray, NDArray]:
     """Score interval of a proportion (Wilson 1927, JASA 22:209): lower and upper bound, (0, 1) without trials.
+
+    Element by element; SciPy's `binomtest(…).proportion_ci("wilson")` takes one proportion at a time.
 
     centre = (p + z²/2n) / (1 + z²/n), half width = z/(1 + z²/n) · sqrt(p(1 - p)/n + z²/4n²)
     """
-    trials = np.asarray(trials, dtype=np.float64)
-    n = np.maximum(trials, 1)
+    count = np.asarray(trials, dtype=np.float64)
+    n = np.maximum(count, 1)
     p = np.asarray(successes, dtype=np.float64) / n
     shrink = 1 + Z95**2 / n
     centre = (p + Z95**2 / (2 * n)) / shrink
     half = Z95 / shrink * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-    low = np.where(trials > 0, np.clip(centre - half, 0, 1), 0.0)
-    high = np.where(trials > 0, np.clip(centre + half, 0, 1), 1.0)
+    low = np.where(count > 0, np.clip(centre - half, 0, 1), 0.0)
+    high = np.where(count > 0, np.clip(centre + half, 0, 1), 1.0)
     return low, high
 
 
@@ -117,10 +124,10 @@ def confused_pairs_symmetric(confusion: NDArray, limit: int) -> list[tuple[int, 
     return [(i, j, int(confusion[i, j]), int(confusion[j, i])) for i, j, _ in confused_pairs(_upper(confusion), limit)]
 
 
-def errors_by_group(confusion: NDArray, group_of: NDArray) -> tuple[int, int]:
+def errors_by_group(confusion: NDArray, group_of: ArrayLike) -> tuple[int, int]:
     """Errors (inside, across) groups: the wrong class of the right superclass, and of another superclass."""
-    group_of = np.asarray(group_of)
-    same = group_of[:, None] == group_of[None, :]
+    groups = np.asarray(group_of)
+    same = groups[:, None] == groups[None, :]
     inside = int(confusion[same].sum() - np.trace(confusion))
     return inside, int(confusion[~same].sum())
 
@@ -130,11 +137,11 @@ def _upper(matrix: NDArray) -> NDArray:
     return np.triu(matrix + matrix.T, k=1)
 
 
-def reliability_bins(probabilities: NDArray, labels: NDArray, bins: int = 15) -> list[dict]:
-    """Images by confidence of the predicted class, in `bins` equal intervals (low, high].
+# --- calibration ------------------------------------------------------------------------------------------------------
 
-    A dict a bin: `low`, `high`, `count`, and mean `confidence` and `accuracy` (None for an empty bin).
-    """
+
+def reliability_bins(probabilities: NDArray, labels: NDArray, bins: int = 15) -> list[Bin]:
+    """Images by confidence of the predicted class, in `bins` equal intervals."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0, 1, bins + 1)
@@ -143,28 +150,24 @@ def reliability_bins(probabilities: NDArray, labels: NDArray, bins: int = 15) ->
     for b in range(bins):
         inside = which == b
         count = int(inside.sum())
-        rows.append(
-            {
-                "low": float(edges[b]),
-                "high": float(edges[b + 1]),
-                "count": count,
-                "confidence": float(confidence[inside].mean()) if count else None,
-                "accuracy": float(correct[inside].mean()) if count else None,
-            }
-        )
+        means = (float(confidence[inside].mean()), float(correct[inside].mean())) if count else (None, None)
+        rows.append(Bin(float(edges[b]), float(edges[b + 1]), count, *means))
     return rows
 
 
-def expected_calibration_error(bins: list[dict]) -> float:
+def expected_calibration_error(bins: list[Bin]) -> float:
     """Mean over images of |accuracy - confidence| of their bin (Guo et al. 2017, "On Calibration", eq. 3)."""
-    total = sum(row["count"] for row in bins)
-    return float(sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in bins if row["count"]) / total)
+    gaps = [
+        b.count * abs(b.accuracy - b.confidence) for b in bins if b.accuracy is not None and b.confidence is not None
+    ]
+    return float(sum(gaps) / sum(b.count for b in bins))
 
 
 def fit_temperature(logits: NDArray, labels: NDArray, low: float = 0.01, high: float = 100.0) -> float:
     """The T in [low, high] for which softmax(logits / T) has the least negative log-likelihood (Guo et al. 2017, 4.2).
 
-    With b = 1/T the loss is convex in b and its slope is mean(E_p[logit] - logit of the label): bisected on log b.
+    With b = 1/T the loss is convex in b and its slope is mean(E_p[logit] - logit of the label): bisected on log b. SciPy's
+    root finders want a change of sign between the ends, and a faultless model has none.
     """
     logits = logits.astype(np.float64)
     target = logits[np.arange(len(labels)), labels]
@@ -178,6 +181,9 @@ def fit_temperature(logits: NDArray, labels: NDArray, low: float = 0.01, high: f
         # A slope of exactly 0 is one that has vanished in rounding: certain and right, so the temperature may fall further.
         left, right = (middle, right) if slope(middle) <= 0 else (left, middle)
     return float(np.exp(-(left + right) / 2))
+
+
+# --- labels that look wrong -------------------------------------------------------------------------------------------
 
 
 def confident_joint(labels: NDArray, probabilities: NDArray) -> tuple[NDArray, NDArray]:
@@ -231,17 +237,17 @@ def overlapping_classes(labels: NDArray, probabilities: NDArray, limit: int) -> 
     return [(int(a), int(b), float(both[a, b])) for a, b in pairs if both[a, b] > 0]
 
 
+# --- two models -------------------------------------------------------------------------------------------------------
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's exact test: images that one model alone gets right, against a fair coin.
 
     p = 2 · P(X ≤ min(b, c)), X ~ Binomial(b + c, 1/2), at most 1 (McNemar 1947; Dietterich 1998 for classifiers).
+    `scipy.stats.binomtest` gives the same, and takes half a second to be imported.
     """
-    n, k = only_first + only_second, min(only_first, only_second)
-    term = tail = 1
-    for i in range(k):
-        term = term * (n - i) // (i + 1)  # exact integers: binomial(n, i + 1)
-        tail += term
-    return min(1.0, 2 * tail / 2**n)
+    tail = special.bdtr(min(only_first, only_second), only_first + only_second, 0.5)
+    return min(1.0, 2 * float(tail))
 
 
 def paired_difference_interval(only_first: int, only_second: int, total: int) -> tuple[float, float]:

@@ -1,288 +1,293 @@
-"""Logits and labels → what an evaluation says: `report.json`, the tables, and the text a person reads.
+"""What an evaluation says: `Report` ↔ report.json. evaluate.py writes it; figures, tables, text, dashboard read it.
 
-The numbers come from `common.metrics`; this module names them and puts them in order. Image indices are those of the
-dataset; labels are class indices. Intervals are 95 %.
+Labels are indices into `classes`, image indices those of the dataset. Intervals are 95 %. A field that has a default
+may be missing from a file.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
-from common.analysis import metrics
-from common.analysis.predictions import Predictions
+from common.base.errors import UserError
+from common.base.records import read_record, write_record
 
 VERSION = 1
-IMAGES_PER_PAIR = 12  # kept of each confused pair, most confident first
-IMAGES_OF_PAIRS = 1500  # kept of all confused pairs together
-LONGEST_LIST = 200  # entries of any other list
-PAIRS_SHOWN = 10  # in the text
-Report = dict[str, Any]
-Table = tuple[list[str], list[list[Any]]]  # columns, rows
+Count = Annotated[int, Field(ge=0)]
+Label = Count
+Matrix = list[list[Count]]
 
 
-def analyse(
-    predictions: Predictions,
-    classes: Sequence[str],
-    superclasses: Sequence[str] | None = None,
-    superclass_of: Sequence[int] | None = None,
-    split: str = "test",
-) -> Report:
-    """All that the predictions alone tell; its keys are those of report.json. `split` is the prefix of the metrics."""
-    labels, answers = predictions.labels, predictions.answers
-    probabilities = metrics.softmax(predictions.logits)
-    confusion = metrics.confusion_matrix(labels, answers, len(classes))
-    correct, total = int(np.trace(confusion)), len(labels)
-    bins = metrics.reliability_bins(probabilities, labels)
-    report = {
-        "split": split,
-        "classes": list(classes),
-        "superclasses": superclasses and list(superclasses),
-        "superclass_of": superclass_of and list(superclass_of),
-        "metrics": {
-            f"{split}/accuracy": correct / total,
-            f"{split}/top5_accuracy": metrics.top_k_accuracy(predictions.logits, labels, 5),
-            f"{split}/macro_f1": metrics.macro_f1(confusion),
-            f"{split}/ece": metrics.expected_calibration_error(bins),
-        },
-        "accuracy_interval": [float(bound) for bound in metrics.wilson_interval(correct, total)],
-        "per_class": _per_class(confusion, classes, superclasses, superclass_of),
-        "confusion": confusion.tolist(),
-        "superclass_confusion": None,
-        "errors": {"total": total - correct, "inside_superclass": None, "across_superclasses": None},
-        "confused": _confused(confusion, predictions),
-        "confused_symmetric": _confused_symmetric(confusion),
-        "label_issues": _label_issues(predictions, probabilities),
-        "overlapping_classes": [
-            {"a": a, "b": b, "count": round(share * total), "share": share}
-            for a, b, share in metrics.overlapping_classes(labels, probabilities, LONGEST_LIST)
-        ],
-    }
-    if superclasses:
-        grouped = metrics.grouped_confusion(confusion, superclass_of, len(superclasses))
-        inside, across = metrics.errors_by_group(confusion, superclass_of)
-        report["superclass_confusion"] = grouped.tolist()
-        report["errors"] |= {"inside_superclass": inside, "across_superclasses": across}
-        report["metrics"][f"{split}/superclass_accuracy"] = metrics.accuracy(grouped)
-    return report
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _per_class(
-    confusion: NDArray, classes: Sequence[str], superclasses: Sequence[str] | None, superclass_of: Sequence[int] | None
-) -> list[dict[str, Any]]:
-    scores = metrics.per_class_scores(confusion)
-    return [
-        {
-            "class": name,
-            "superclass": superclasses[superclass_of[label]] if superclasses else None,
-            **{key: values[label].item() for key, values in scores.items()},
-        }
-        for label, name in enumerate(classes)
-    ]
+@dataclass(frozen=True)
+class ClassScores:
+    name: Annotated[str, Field(alias="class")]
+    superclass: str | None
+    precision: float
+    precision_low: float
+    precision_high: float
+    recall: float
+    recall_low: float
+    recall_high: float
+    f1: float
+    f1_low: float
+    f1_high: float
+    support: Count
+    """images of this class"""
+    predicted: Count
+    """images that were taken for it"""
 
 
-def _confused(confusion: NDArray, predictions: Predictions) -> list[dict[str, Any]]:
-    """Confused pairs, most frequent first, with their images, until there are `IMAGES_OF_PAIRS` of those."""
-    by_confidence = np.argsort(-predictions.confidences, kind="stable")
-    labels, answers = predictions.labels[by_confidence], predictions.answers[by_confidence]
-    support = confusion.sum(axis=1)
-    found, room = [], IMAGES_OF_PAIRS
-    for true, predicted, count in metrics.confused_pairs(confusion, IMAGES_OF_PAIRS):
-        members = by_confidence[(labels == true) & (answers == predicted)][: min(IMAGES_PER_PAIR, room)]
-        if len(members) == 0:
-            break
-        room -= len(members)
-        found.append(
-            {
-                "true": true,
-                "predicted": predicted,
-                "count": count,
-                "share": float(count / support[true]),
-                "images": predictions.indices[members].tolist(),
-            }
+@dataclass(frozen=True)
+class Errors:
+    total: Count
+    inside_superclass: Count | None = None
+    across_superclasses: Count | None = None
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    true: Label
+    predicted: Label
+    count: Count
+    share: float
+    """of the true class's images"""
+    images: list[Count]
+    """some of them, the most confident first"""
+
+
+@dataclass(frozen=True)
+class SymmetricPair:
+    """Two classes that are taken for each other."""
+
+    a: Label
+    b: Label
+    a_as_b: Count
+    b_as_a: Count
+    count: Count
+    share: float
+    """of the images of both classes"""
+
+
+@dataclass(frozen=True)
+class LabelIssue:
+    """An image whose label looks wrong."""
+
+    index: Count
+    given: Label
+    suggested: Label
+    given_probability: float
+    suggested_probability: float
+
+
+@dataclass(frozen=True)
+class OverlappingPair:
+    """Two classes that seem to share images."""
+
+    a: Label
+    b: Label
+    count: Count
+    share: float
+    """of all images"""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in (low, high]."""
+
+    low: float
+    high: float
+    count: Count
+    confidence: float | None
+    """their mean; None without images"""
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the confidence can be trusted, before and after the temperature."""
+
+    ece: float
+    """expected calibration error"""
+    nll: float
+    """negative log-likelihood, in nats"""
+    bins: list[Bin]
+    temperature: float | None = None
+    ece_after: float | None = None
+    nll_after: float | None = None
+    bins_after: list[Bin] | None = None
+    note: str = ""
+    """what the temperature was fitted on, or why there is none"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Against another run, on the same images."""
+
+    other: Annotated[str, Field(alias="with")]
+    accuracy: float
+    other_accuracy: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    only_this: Count
+    """images that this run alone gets right"""
+    only_other: Count
+    both: Count
+    neither: Count
+    p_value: float
+    """McNemar's"""
+    only_this_images: list[Count]
+    """some of them, the surest first"""
+    only_other_images: list[Count]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: str
+    sha256: str
+    model: str
+    epoch: float | None = None
+    artifact: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The images that were evaluated."""
+
+    name: str
+    data_dir: str | None
+    size: Count
+    digest: str
+    """of the whole dataset"""
+    labels_digest: str
+    """of the labels and indices evaluated"""
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """One picture with the images of all confused pairs, in rows of `columns`."""
+
+    file: str
+    size: Annotated[int, Field(ge=1)]
+    """pixels a side"""
+    columns: Annotated[int, Field(ge=1)]
+    images: list[Count]
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """All that the predictions alone tell."""
+
+    split: str
+    """`test` or `validation`; the prefix of the metrics"""
+    classes: list[str]
+    superclasses: list[str] | None = None
+    superclass_of: list[Label] | None = None
+    """of each class"""
+    metrics: dict[str, float]
+    accuracy_interval: tuple[float, float]
+    per_class: list[ClassScores]
+    confusion: Matrix
+    """row = true class, column = predicted class"""
+    superclass_confusion: Matrix | None = None
+    errors: Errors
+    confused: list[ConfusedPair]
+    """most frequent first"""
+    confused_symmetric: list[SymmetricPair]
+    label_issues: list[LabelIssue]
+    """the most doubtful first"""
+    overlapping_classes: list[OverlappingPair]
+
+    def __post_init__(self) -> None:
+        """Errors: `ValueError` where the parts don't fit together, as in a file that was changed."""
+        count = len(self.classes)
+        _check_matrix("confusion", self.confusion, count)
+        if len(self.per_class) != count:
+            raise ValueError(f"per_class has {len(self.per_class)} rows for {count} classes")
+        _check_labels("confused", (label for pair in self.confused for label in (pair.true, pair.predicted)), count)
+        _check_labels(
+            "confused_symmetric", (label for pair in self.confused_symmetric for label in (pair.a, pair.b)), count
         )
-    return found
+        _check_labels("label_issues", (label for i in self.label_issues for label in (i.given, i.suggested)), count)
+        _check_labels("overlapping_classes", (x for pair in self.overlapping_classes for x in (pair.a, pair.b)), count)
+        if self.superclasses is not None:
+            if self.superclass_of is None or len(self.superclass_of) != count:
+                raise ValueError(f"superclass_of must name a superclass for each of {count} classes")
+            _check_labels("superclass_of", self.superclass_of, len(self.superclasses))
+            _check_matrix("superclass_confusion", self.superclass_confusion or [], len(self.superclasses))
 
 
-def _confused_symmetric(confusion: NDArray) -> list[dict[str, Any]]:
-    """`share`: of the images of both classes."""
-    support = confusion.sum(axis=1)
-    return [
-        {
-            "a": a,
-            "b": b,
-            "a_as_b": a_as_b,
-            "b_as_a": b_as_a,
-            "count": a_as_b + b_as_a,
-            "share": float((a_as_b + b_as_a) / (support[a] + support[b])),
-        }
-        for a, b, a_as_b, b_as_a in metrics.confused_pairs_symmetric(confusion, LONGEST_LIST)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Report(Analysis):
+    """An evaluation: its numbers, where they came from, and the files beside them."""
+
+    version: int = VERSION
+    run_id: str
+    """the run whose weights these are"""
+    job_id: str
+    """the W&B run of the evaluation"""
+    wandb_url: str | None = None
+    created: float
+    """seconds since 1970"""
+    checkpoint: Checkpoint
+    dataset: Evaluated
+    calibration: Calibration
+    comparison: Comparison | None = None
+    thumbnails: Thumbnails | None = None
+    figures: dict[str, str] = field(default_factory=dict)
+    """name → file"""
+    tables: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (*self.figures.values(), *([self.thumbnails.file] if self.thumbnails else [])):
+            if Path(name).name != name or name == "..":
+                raise ValueError("a figure's file must lie beside the report")
+
+    def key(self, name: str) -> str:
+        """W&B's: the test set's stand alone, another part's have its name before them."""
+        return name if self.split == "test" else f"{self.split}/{name}"
+
+    @staticmethod
+    def load(path: Path) -> "Report":
+        """Errors: `UserError` naming the file when it is missing, damaged, of another version, or doesn't fit together."""
+        version = read_record(path, _Versioned).version
+        if not 1 <= version <= VERSION:
+            raise UnknownVersion(
+                f"{path} is of version {version}, and this code reads up to {VERSION}; "
+                "update the code, or run evaluate.py on that run again"
+            )
+        return read_record(path, Report)
+
+    def save(self, path: Path) -> None:
+        write_record(path, self)
 
 
-def _label_issues(predictions: Predictions, probabilities: NDArray) -> list[dict[str, Any]]:
-    _, confident = metrics.confident_joint(predictions.labels, probabilities)
-    return [
-        {
-            "index": int(predictions.indices[i]),
-            "given": int(predictions.labels[i]),
-            "suggested": int(confident[i]),
-            "given_probability": float(probabilities[i, predictions.labels[i]]),
-            "suggested_probability": float(probabilities[i, confident[i]]),
-        }
-        for i in metrics.label_issues(predictions.labels, probabilities)[:LONGEST_LIST]
-    ]
+class UnknownVersion(UserError):
+    """The file was written by a later version of this code."""
 
 
-def calibrate(predictions: Predictions, validation: Predictions | None, note: str) -> dict[str, Any]:
-    """Reliability before and after the temperature that suits `validation` best; `note` says what it was fitted on."""
-    temperature = metrics.fit_temperature(validation.logits, validation.labels) if validation else None
-    before = _reliability(predictions.logits, predictions.labels)
-    after = _reliability(predictions.logits / temperature, predictions.labels) if temperature else dict.fromkeys(before)
-    return {**before, "temperature": temperature, **{f"{key}_after": after[key] for key in after}, "note": note}
+@dataclass(frozen=True)
+class _Versioned:
+    """What files of any version have."""
+
+    version: int
 
 
-def _reliability(logits: NDArray, labels: NDArray) -> dict[str, Any]:
-    bins = metrics.reliability_bins(metrics.softmax(logits), labels)
-    return {
-        "ece": metrics.expected_calibration_error(bins),
-        "nll": metrics.negative_log_likelihood(logits, labels),
-        "bins": bins,
-    }
+def _check_matrix(name: str, matrix: Matrix, count: int) -> None:
+    if len(matrix) != count or any(len(row) != count for row in matrix):
+        raise ValueError(f"{name} must be a matrix of {count} × {count}")
 
 
-def compare(this: Predictions, other: Predictions, other_id: str) -> dict[str, Any]:
-    """Two models on the same images: the difference in accuracy, whether chance explains it (McNemar), and the images
-    that one of them alone gets right, surest first."""
-    assert this.digest == other.digest
-    this_right, other_right = this.answers == this.labels, other.answers == other.labels
-    only_this, only_other = this_right & ~other_right, other_right & ~this_right
-    counts = int(only_this.sum()), int(only_other.sum())
-    low, high = metrics.paired_difference_interval(*counts, len(this.labels))
-    return {
-        "with": other_id,
-        "accuracy": float(this_right.mean()),
-        "other_accuracy": float(other_right.mean()),
-        "difference": (counts[0] - counts[1]) / len(this.labels),
-        "difference_low": low,
-        "difference_high": high,
-        "only_this": counts[0],
-        "only_other": counts[1],
-        "both": int((this_right & other_right).sum()),
-        "neither": int((~this_right & ~other_right).sum()),
-        "p_value": metrics.mcnemar(*counts),
-        "only_this_images": _surest(this, only_this),
-        "only_other_images": _surest(other, only_other),
-    }
-
-
-def _surest(predictions: Predictions, chosen: NDArray) -> list[int]:
-    members = np.flatnonzero(chosen)
-    order = np.argsort(-predictions.confidences[members], kind="stable")
-    return predictions.indices[members[order]][:LONGEST_LIST].tolist()
-
-
-def tables(report: Report) -> dict[str, Table]:
-    """The lists of a complete report as tables, class names in place of labels; empty ones are left out."""
-    names, calibration = report["classes"], report["calibration"]
-    rows = {
-        "per_class": report["per_class"],
-        "confused": _named(report["confused"], names, "true", "predicted"),
-        "confused_symmetric": _named(report["confused_symmetric"], names, "a", "b"),
-        "superclass_confusion": _superclass_cells(report),
-        "calibration": calibration["bins"],
-        "calibration_after": calibration["bins_after"],
-        "label_issues": _named(report["label_issues"], names, "given", "suggested"),
-        "overlapping_classes": _named(report["overlapping_classes"], names, "a", "b"),
-        "comparison": [report["comparison"]] if report["comparison"] else [],
-    }
-    return {name: _table(some) for name, some in rows.items() if some}
-
-
-def _named(rows: list[dict[str, Any]], names: list[str], *keys: str) -> list[dict[str, Any]]:
-    return [{**row, **{key: names[row[key]] for key in keys}} for row in rows]
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    columns = [
-        key for key, value in rows[0].items() if not isinstance(value, list)
-    ]  # lists of images stay in the report
-    return columns, [[row[key] for key in columns] for row in rows]
-
-
-def _superclass_cells(report: Report) -> list[dict[str, Any]]:
-    """The superclass matrix as rows (true, predicted, count) without its zeros, most frequent first."""
-    names = report["superclasses"]
-    cells = [
-        {"true": names[i], "predicted": names[j], "count": count}
-        for i, row in enumerate(report["superclass_confusion"] or [])
-        for j, count in enumerate(row)
-        if count
-    ]
-    return sorted(cells, key=lambda cell: -cell["count"])
-
-
-def classification_report(predictions: Predictions, classes: Sequence[str]) -> str:
-    """scikit-learn's own, a line a class."""
-    from sklearn.metrics import classification_report
-
-    return classification_report(
-        predictions.labels,
-        predictions.answers,
-        labels=range(len(classes)),
-        target_names=classes,
-        digits=3,
-        zero_division=0,
-    )
-
-
-def headline(report: Report) -> str:
-    """The numbers in a few lines, most important first."""
-    numbers = {key.partition("/")[2]: value for key, value in report["metrics"].items()}
-    low, high = report["accuracy_interval"]
-    errors, calibration = report["errors"], report["calibration"]
-    total = sum(row["support"] for row in report["per_class"])
-    lines = [
-        f"accuracy             {numbers['accuracy']:.4f}   95 % interval {low:.4f} to {high:.4f}; "
-        f"{errors['total']} of {total} images wrong",
-        f"top-5 accuracy       {numbers['top5_accuracy']:.4f}",
-        f"macro F1             {numbers['macro_f1']:.4f}",
-    ]
-    if report["superclasses"]:
-        lines.append(
-            f"superclass accuracy  {numbers['superclass_accuracy']:.4f}   {errors['inside_superclass']} errors stay "
-            f"inside the superclass, {errors['across_superclasses']} leave it"
-        )
-    better = (
-        "{ece_after:.4f} with temperature {temperature:.2f}, ".format(**calibration)
-        if calibration["temperature"]
-        else ""
-    )
-    lines.append(f"calibration error    {numbers['ece']:.4f}   {better}{calibration['note']}")
-    if report["comparison"]:
-        lines.append(_comparison_line(report["comparison"]))
-    return "\n".join(lines)
-
-
-def _comparison_line(comparison: dict[str, Any]) -> str:
-    return (
-        f"against {comparison['with']}: {comparison['difference']:+.4f} accuracy, 95 % interval "
-        f"{comparison['difference_low']:+.4f} to {comparison['difference_high']:+.4f}, McNemar's p "
-        f"{'below 0.0001' if comparison['p_value'] < 1e-4 else format(comparison['p_value'], '.4f')}; {comparison['only_this']} images right only here, {comparison['only_other']} only there"
-    )
-
-
-def most_confused(report: Report) -> str:
-    """The most frequent errors, a line each."""
-    if not report["confused"]:
-        return "no errors"
-    classes = report["classes"]
-    pairs = report["confused"][:PAIRS_SHOWN]
-    width = max(len(classes[pair["true"]]) for pair in pairs)
-    lines = [
-        f"  {classes[pair['true']]:>{width}} taken for {classes[pair['predicted']]}: {pair['count']} "
-        f"({pair['share']:.0%} of its class)"
-        for pair in pairs
-    ]
-    return "\n".join(["most confused", *lines])
+def _check_labels(name: str, labels: Iterable[int], count: int) -> None:
+    for label in labels:
+        if not 0 <= label < count:
+            raise ValueError(f"{name} names number {label} of {count}")

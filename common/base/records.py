@@ -3,7 +3,6 @@
 A file may be a stranger's, so what comes back is what the dataclass says, or there is one line that names the file.
 """
 
-import dataclasses
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,12 +35,18 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{path} can't be read: {where}: {first['msg']}") from None
+        what = first["msg"].removeprefix("Value error, ")  # said by a dataclass's own checks
+        raise UserError(f"{path} can't be read: {where}: {what}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} can't be read as JSON: {reason}") from None
 
 
+def as_json(record: Any) -> dict[str, Any]:
+    """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`)."""
+    return _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
+
+
 def write_record(path: Path, record: Any) -> None:
     """Replaces the file as a whole. NaN and infinity are refused with `ValueError`: few readers accept them."""
-    write_json(path, dataclasses.asdict(record))
+    write_json(path, as_json(record))

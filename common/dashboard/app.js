@@ -77,7 +77,7 @@ const TABS = {
   confidence: ["Confidence", confidence_tab], labels: ["Labels", labels_tab], pictures: ["Pictures", pictures_tab],
   settings: ["Settings", settings_tab], lineage: ["Lineage", lineage_tab],
 };
-const not_tested = run => [sentence(`This run is not tested yet: \`python evaluate.py --checkpoint ${run.id}\``)];
+const not_tested = run => [el("p", {}, "This run is not tested yet: ", el("code", {}, run.evaluate))];
 
 function summary_tab(run) {
   return [
@@ -250,7 +250,7 @@ function pictures_tab(run) {
     el("div", {class: "pictures"}, run.pictures.map(({title, src}) =>
       el("figure", {}, el("figcaption", {}, title),
         el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": title}, el("img", {src, alt: `${title} of run ${run.id}`}))))),
-    run.pictures.length || run.pictures_note ? null : sentence(`No prediction grids yet: \`python visualize.py --checkpoint ${run.id}\``),
+    run.pictures.length || run.pictures_note ? null : el("p", {}, "No prediction grids yet: ", el("code", {}, run.visualize)),
     ...run.predictions.length ? [el("h3", {}, "The newest grid in words"), table("Predictions", [
       {label: "Image", value: row => row.image}, {label: "True", value: row => row.true}, {label: "Predicted", value: row => row.predicted},
       {label: "Confidence", value: row => row.confidence, number: true, show: row => percent(row.confidence)},

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from common.base.errors import UserError
 from common.base.files import package_file, write_atomic
 from common.dashboard import pictures, reading, summary
+from common.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
@@ -52,7 +53,7 @@ def check_output(output: Path) -> None:
 def collect(runs_dir: Path) -> dict[str, Any]:
     """Everything the page shows, as JSON can hold it; runs newest first."""
     if not runs_dir.exists():
-        raise UserError(f"--runs_dir {runs_dir} doesn't exist; make a first run with `python train.py --preset digits`")
+        raise UserError(f"--runs_dir {runs_dir} doesn't exist; make a first run with `{first_run(runs_dir)}`")
     try:
         folders = {path.name: path for path in reading.find_runs(runs_dir)}
     except OSError as error:
@@ -63,15 +64,34 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         run["answers"] = summary.describe_run(run)
     leading = [run["id"] for _, _, ranked in summary.rank(runs) for run in ranked[:5]]
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
+    best, differing = summary.describe_best(runs), reading.differing_keys(runs)
+    for run in runs:
+        run["report"] = reading.shown_of(run["report"]) if run["report"] else None
     return {
         "runs_dir": str(runs_dir),
         "built": time.time(),
         "runs": runs,
-        "best": summary.describe_best(runs),
+        "best": best,
         "leading": leading,
-        "differing": reading.differing_keys(runs),
+        "differing": differing,
         "sweeps": reading.read_sweeps(runs_dir),
     }
+
+
+def first_run(runs_dir: Path) -> str:
+    """The command that makes a run there."""
+    return RunFolder(runs_dir / "new").command("train.py", "--preset", "digits")
+
+
+def what_is_missing(data: dict[str, Any]) -> str:
+    """What a person may do for the page to show more; nothing where a run is tested."""
+    runs, runs_dir = data["runs"], Path(data["runs_dir"])
+    if not runs:
+        return f"No runs in {runs_dir} yet: {first_run(runs_dir)}"
+    if any(run["report"] for run in runs):
+        return ""
+    with_weights = [run for run in runs if any(row["command"] == run["evaluate"] for row in run["commands"])]
+    return f"No run is tested yet; error analysis appears after: {(with_weights or runs)[0]['evaluate']}"
 
 
 def render(data: dict[str, Any], reload_seconds: int = 0) -> str:
@@ -81,6 +101,7 @@ def render(data: dict[str, Any], reload_seconds: int = 0) -> str:
         mark=MARK,
         policy=POLICY,
         runs_dir=data["runs_dir"],
+        first_run=first_run(Path(data["runs_dir"])),
         count=len(data["runs"]),
         sweeps=len(data["sweeps"]),
         reload_seconds=reload_seconds,

@@ -1,14 +1,18 @@
 """Images inside the page, as data addresses. Bounded in bytes, because a page over 200 runs must still open."""
 
 import base64
-from functools import lru_cache
+import shlex
+from collections.abc import Callable
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from common.dashboard.reading import attempt, read_tiles
+from common.analysis.report import Thumbnails
+from common.dashboard.reading import attempt, named, read_tiles
+from common.runs.folder import RunFolder
 
 PAGE_BYTES = 12_000_000  # of all images together, as text in the page
 RUN_BYTES = 5_000_000
@@ -19,56 +23,56 @@ DRAWN_BY_THE_PAGE = ("confusion", "superclasses", "reliability")  # figures it h
 
 def add_pictures(runs: list[dict[str, Any]], folders: dict[str, Path]) -> None:
     """Gives each run `pictures` `[{"title", "src"}]`, `thumbnails` (or None) and `pictures_note`; the first runs first."""
-    illustrated = [run for run in runs if _thumbnails(run) or saved_pictures(folders[run["id"]], run)]
+    illustrated = [
+        run
+        for run in runs
+        if run["report"] and run["report"].thumbnails or saved_pictures(RunFolder(folders[run["id"]]), run)
+    ]
     share = min(RUN_BYTES, PAGE_BYTES // max(1, min(len(illustrated), RUNS)))
-    shown = {run["id"] for run in illustrated[:RUNS]}
+    shown = [run["id"] for run in illustrated[:RUNS]]
     for run in runs:
-        folder, thumbnails = folders[run["id"]], _thumbnails(run)
         run["pictures"], run["thumbnails"], run["pictures_note"] = [], None, ""
         if run["id"] in shown:
-            illustrate(run, folder, share)
-        elif thumbnails or saved_pictures(folder, run):
+            illustrate(run, RunFolder(folders[run["id"]]), share)
+        elif run in illustrated:
+            words = ["--runs_dir", str(folders[run["id"]]), "--output", f"{run['id']}.html"]
             run["pictures_note"] = (
                 f"A page over many runs shows the images of {RUNS} of them, the best and the newest. For this one: "
-                f"`python dashboard.py --runs_dir {folder} --output {run['id']}.html`"
+                f"`{shlex.join(['python', 'dashboard.py', *words])}`"
             )
-        if run["report"]:
-            del run["report"]["thumbnails"], run["report"]["figures"]
 
 
-def _thumbnails(run: dict[str, Any]) -> dict[str, Any] | None:
-    return run["report"]["thumbnails"] if run["report"] else None
+def illustrate(run: dict[str, Any], folder: RunFolder, budget: int) -> None:
+    problems, evaluated = run["problems"], folder.evaluated()
 
+    def part(file: Path, read: Callable[[Path], Any], missing: str | None = None) -> Any:
+        return attempt(problems, named(file, folder), lambda: read(file), None, missing)
 
-def illustrate(run: dict[str, Any], folder: Path, budget: int) -> None:
-    thumbnails = _thumbnails(run)
+    thumbnails: Thumbnails | None = run["report"] and run["report"].thumbnails
     if thumbnails:
-        sprite = folder / "evaluation" / Path(thumbnails["file"]).name
-        tiles = attempt(run["problems"], "evaluation/predictions.npz", lambda: read_tiles(run, folder / "evaluation"),
-                        None, "evaluation/predictions.npz is missing, so the misclassified images are not shown.")  # fmt: skip
-        source = tiles and attempt(run["problems"], f"evaluation/{sprite.name}", lambda: load(sprite, budget // 2), None,
-                                   f"evaluation/{sprite.name} is missing.")  # fmt: skip
+        missing = f"{named(evaluated.predictions, folder)} is missing, so the misclassified images are not shown."
+        tiles = part(evaluated.predictions, lambda _: read_tiles(thumbnails, evaluated), missing)
+        sprite = evaluated.path / thumbnails.file
+        source = tiles and part(sprite, lambda path: load(path, budget // 2), f"{named(sprite, folder)} is missing.")
         if source:
-            columns = thumbnails["columns"]
-            run["thumbnails"] = {"src": source, "columns": columns, "rows": -(-len(tiles) // columns), "tiles": tiles}
+            rows = -(-len(tiles) // thumbnails.columns)
+            run["thumbnails"] = {"src": source, "columns": thumbnails.columns, "rows": rows, "tiles": tiles}
             budget -= len(source)
     paths = saved_pictures(folder, run)
-    for position, path in enumerate(paths[:PICTURES]):
-        name, share = f"{path.parent.name}/{path.name}", budget // (len(paths[:PICTURES]) - position)
-        source = attempt(run["problems"], name, lambda path=path, share=share: load(path, share), None)
-        if source:
+    for left, path in zip(range(min(PICTURES, len(paths)), 0, -1), paths, strict=False):
+        if source := part(path, partial(load, budget=budget // left)):
             budget -= len(source)
-            run["pictures"].append({"title": name, "src": source})
+            run["pictures"].append({"title": named(path, folder), "src": source})
     if len(paths) > PICTURES:
-        run["pictures_note"] = f"{len(paths) - PICTURES} more pictures lie in {folder}."
+        run["pictures_note"] = f"{len(paths) - PICTURES} more pictures lie in {folder.path}."
 
 
-def saved_pictures(folder: Path, run: dict[str, Any]) -> list[Path]:
+def saved_pictures(folder: RunFolder, run: dict[str, Any]) -> list[Path]:
     """The prediction grids, newest first, then the evaluation's figures that the page has no better version of."""
-    grids = sorted(folder.glob("visualization/*.png"), key=lambda path: (-path.stat().st_mtime, path.name))
-    figures = run["report"]["figures"] if run["report"] else {}
-    named = [folder / "evaluation" / name for key, name in figures.items() if key not in DRAWN_BY_THE_PAGE]
-    return grids + [path for path in named if path.exists()]
+    grids = sorted(folder.visualization.glob("*.png"), key=lambda path: (-path.stat().st_mtime, path.name))
+    figures: dict[str, str] = run["report"].figures if run["report"] else {}
+    drawn = [folder.evaluation / name for key, name in figures.items() if key not in DRAWN_BY_THE_PAGE]
+    return grids + [path for path in drawn if path.exists()]
 
 
 def load(path: Path, budget: int) -> str:
@@ -79,9 +83,12 @@ def load(path: Path, budget: int) -> str:
 
 @lru_cache(maxsize=256)  # a watched page is built again and again, mostly from the same pictures
 def _load(path: Path, budget: int, changed: int, size: int) -> str:
-    with Image.open(path) as image:
-        whole = image.convert("RGB")  # decodes it, so a torn file is found here
-        unchanged = _address(path.read_bytes(), str(image.format).lower())
+    try:
+        with Image.open(path) as image:
+            whole = image.convert("RGB")  # decodes it, so a torn file is found here
+            unchanged = _address(path.read_bytes(), str(image.format).lower())
+    except Image.DecompressionBombError:
+        raise OSError(0, "it is too large for this page") from None
     if len(unchanged) <= budget:
         return unchanged
     small = whole

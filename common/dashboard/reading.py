@@ -5,20 +5,24 @@ folder holds: a part that is missing or torn is left out, and a sentence in the 
 fields named here are read, so nothing else that lies in a folder can reach the page.
 """
 
+import dataclasses
 import json
 import math
-import shlex
-import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from common.analysis.predictions import Predictions
+from common.analysis.report import Report, Thumbnails, UnknownVersion
+from common.base.errors import UserError
 from common.base.files import read_json_lines
 from common.config import GROUP_OF, SETS_APART
-from common.runs.folder import RunFolder, run_state
+from common.runs.find import is_run
+from common.runs.folder import EvaluationFolder, RunFolder, run_state
+from common.runs.records import Split, Summary, Tracking
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
@@ -26,7 +30,6 @@ CURVES = [  # by epoch, by batch
     ["validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss"],
     ["train/batch_loss", "lr", "throughput/images_per_second"],
 ]
-CONFIG_FIELDS = frozenset(GROUP_OF)
 FACTS = {
     "device": "Device",
     "parameters_total": "Parameters",
@@ -40,14 +43,6 @@ FACTS = {
     "version": "Code version",
     "host": "Host",
 }
-SCORES = [
-    "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1", "f1_low", "f1_high",
-    "support", "predicted",
-]  # fmt: skip
-BIN = ["low", "high", "count", "confidence", "accuracy"]
-COMPARISON = [
-    "with", "accuracy", "other_accuracy", "difference_low", "difference_high", "only_this", "only_other", "p_value",
-]  # fmt: skip
 STATUS = {
     "finished": "Training ended as planned.",
     "running": "Still training.",
@@ -56,18 +51,15 @@ STATUS = {
     "crashed": "Its process is gone and never said that it ended: it was killed, or the machine stopped.",
     "unknown": "It left no summary: it died before its first save, or summary.json was lost.",
 }
-UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, NotImplementedError,
-    yaml.YAMLError, zipfile.BadZipFile,
-)  # fmt: skip
+NAMES = ("name", "superclass")  # of a class: the page has them as lists
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def find_runs(runs_dir: Path) -> list[Path]:
     """The run folders in `runs_dir`, or `runs_dir` itself when it is one. Errors: `OSError` when it can't be listed."""
-
-    def is_run(path: Path) -> bool:
-        return any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "summary.json", "checkpoints"))
-
     return [runs_dir] if is_run(runs_dir) else [path for path in sorted(runs_dir.iterdir()) if is_run(path)]
 
 
@@ -75,8 +67,8 @@ def signature(runs_dir: Path) -> dict[str, tuple[int, int]]:
     """Changes when a file that the page shows does."""
     found = {}
     for folder in (*find_runs(runs_dir), *runs_dir.glob("sweeps/*")):
-        for pattern in ("*", "evaluation/*", "visualization/*"):
-            for path in folder.glob(pattern):
+        for place in (folder, RunFolder(folder).evaluation, RunFolder(folder).visualization):
+            for path in place.glob("*"):
                 try:
                     stat = path.stat()
                 except OSError:  # renamed between listing and looking
@@ -89,13 +81,21 @@ def attempt(problems: list[str], name: str, read: Callable[[], Any], empty: Any,
     """`read()`; where that fails, `empty`, and why in `problems`. Quotes no content: a file may hold anything."""
     try:
         return read()
-    except FileNotFoundError:
-        if missing:
-            problems.append(missing)
+    except UnknownVersion:
+        problems.append(f"{name} was left out: it was written by a later version of this program.")
     except UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or was cut short"
-        problems.append(f"{name} was left out: {reason}.")
+        cause = error.__context__ if isinstance(error, UserError) else error  # what the file system said, if it did
+        if not isinstance(cause, FileNotFoundError):
+            said = cause.strerror if isinstance(cause, OSError) else None
+            problems.append(f"{name} was left out: {said or 'it is damaged or was cut short'}.")
+        elif missing:
+            problems.append(missing)
     return empty
+
+
+def named(file: Path, folder: RunFolder) -> str:
+    """A run's file as its page names it: `evaluation/report.json`."""
+    return file.relative_to(folder.path).as_posix()
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -129,52 +129,54 @@ def plain(value: Any) -> Any:
     return number(value) if isinstance(value, int | float) else str(value)
 
 
-# ---------------------------------------------------------------------------------------------- one run
+# --- one run ----------------------------------------------------------------------------------------------------------
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """One run folder as plain data. Never raises for what the folder holds."""
-    problems: list[str] = []
-    summary = attempt(problems, "summary.json", lambda: read_mapping(path / "summary.json"), {})
-    config = attempt(
-        problems, "config.yaml", lambda: read_mapping(path / "config.yaml"), {}, "config.yaml is missing."
-    )  # fmt: skip
-    config = {key: plain(config[key]) for key in config if key in CONFIG_FIELDS}
-    split = attempt(problems, "split.json", lambda: read_mapping(path / "split.json"), {})
-    tracking = attempt(problems, "tracking.json", lambda: read_mapping(path / "tracking.json"), {})
-    rows = attempt(problems, "metrics.jsonl", lambda: read_rows(path / "metrics.jsonl"), [])
-    if not rows:
-        problems.append("Nothing was logged yet: metrics.jsonl is missing or has no whole line.")
-    report = attempt(problems, "evaluation/report.json", lambda: read_report(path / "evaluation" / "report.json"), None)
-    if (path / "evaluation").is_dir() and not (path / "evaluation" / "report.json").exists():
-        problems.append("The evaluation did not end: evaluation/report.json is missing.")
+    """One run folder: its `report` as a `Report` or None, the rest as plain data. Never raises for what the folder holds."""
+    folder, problems = RunFolder(path), list[str]()
 
-    started = number(summary.get("started"))
-    times = [row["time"] for row in rows if number(row.get("time")) is not None]
-    seconds = number(summary.get("seconds")) or (max(times) - min(times) if times else None)
-    status = attempt(problems, "summary.json", lambda: run_state(RunFolder(path)), "unknown") if summary else "unknown"
+    def part(file: Path, read: Callable[[Path], Any], empty: Any, missing: str | None = None) -> Any:
+        return attempt(problems, named(file, folder), lambda: read(file), empty, missing)
+
+    summary = part(folder.summary, lambda _: folder.read_summary(), Summary())
+    config = part(folder.config, read_mapping, {}, f"{folder.config.name} is missing.")
+    config = {key: plain(config[key]) for key in config if key in GROUP_OF}
+    split = part(folder.split, lambda _: folder.read_split(), None) if folder.split.exists() else None
+    tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
+    rows = part(folder.metrics, read_rows, [])
+    if not rows:
+        problems.append(f"Nothing was logged yet: {folder.metrics.name} is missing or has no whole line.")
+    evaluated = folder.evaluated()
+    unfinished = f"The evaluation did not end: {named(evaluated.report, folder)} is missing."
+    report = part(evaluated.report, Report.load, None, unfinished if evaluated.path.is_dir() else None)
+
+    times = [row["time"] for row in rows if _finite(row.get("time"))]
+    started = summary.started or min(times, default=None)
+    seconds = summary.seconds or (max(times) - min(times) if times else None)
+    status = run_state(folder) if summary != Summary() else "unknown"
     best_epoch, best_accuracy = best_of(summary, rows)
     run = {
         "id": path.name,
         "status": status if status in STATUS else "unknown",
         "status_text": STATUS.get(status, STATUS["unknown"]),
-        "error": str(summary["error"]) if status == "failed" and summary.get("error") else None,
+        "error": summary.error if status == "failed" else None,
         "problems": problems,
         "config": config,
         "data": str(config.get("data_dir") if config.get("dataset") == "folder" else config.get("dataset", "?")),
-        "facts": {label: plain(summary[key]) for key, label in FACTS.items() if summary.get(key) is not None},
-        "started": started or min(times, default=None),
+        "facts": {label: plain(value) for key, label in FACTS.items() if (value := getattr(summary, key)) is not None},
+        "started": started,
         "seconds": seconds,
         "best_epoch": best_epoch,
         "validation_accuracy": best_accuracy,
-        "curves": curves_of(rows, started or min(times, default=0.0)),
+        "curves": curves_of(rows, started or 0.0),
         "report": report,
-        "predictions": attempt(
-            problems, "visualization/predictions.json", lambda: read_predictions(path / "visualization"), []
-        ),
-        "lineage": attempt(problems, "tracking.json", lambda: lineage_of(path, split, tracking, report), []),
+        "predictions": part(folder.shown, read_shown, []),
+        "lineage": lineage_of(folder, split, tracking, report),
+        "evaluate": folder.command("evaluate.py", "--checkpoint", folder.id),
+        "visualize": folder.command("visualize.py", "--checkpoint", folder.id),
     }
-    run["commands"] = next_commands(path, run, tracking)
+    run["commands"] = next_commands(folder, run, tracking)
     return run
 
 
@@ -184,13 +186,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def best_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float | None, float | None]:
+def best_of(summary: Summary, rows: list[dict[str, Any]]) -> tuple[float | None, float | None]:
     """`(epoch, validation accuracy)` of the best epoch: from the summary, else from the curve."""
-    if number(summary.get("best/validation_accuracy")) is not None:
-        return number(summary.get("best/epoch")), number(summary["best/validation_accuracy"])
+    if summary.best_validation_accuracy is not None:
+        return number(summary.best_epoch), number(summary.best_validation_accuracy)
     scored = [(number(row.get("validation/accuracy")), number(row.get("epoch"))) for row in rows]
-    best = max((pair for pair in scored if pair[0] is not None), key=lambda pair: pair[0], default=(None, None))
-    return best[1], best[0]
+    best = max(((score, epoch) for score, epoch in scored if score is not None), key=lambda pair: pair[0], default=None)
+    return (best[1], best[0]) if best else (None, None)
 
 
 def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]]:
@@ -217,54 +219,25 @@ def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
     return round((value - origin) / unit, 3) if _finite(value) else None
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """What the page shows of evaluation/report.json, its matrix as sparse `[true, predicted, count]` cells.
-
-    Errors: one of `UNREADABLE`, also where a part has not the shape that evaluate.py gives it.
-    """
-    raw = read_mapping(path)
-    classes = [str(name) for name in raw["classes"]]
-    label = range(len(classes)).index  # refuses what is no class
-    if not len(raw["confusion"]) == len(raw["per_class"]) == len(classes):
-        raise ValueError("the matrix, the scores and the classes don't fit")
-    superclasses, superclass_of = raw.get("superclasses"), raw.get("superclass_of")
-    if superclasses:
-        superclasses = [str(name) for name in superclasses]
-        superclass_of = [range(len(superclasses)).index(superclass_of[i]) for i in range(len(classes))]
-    (low, high), calibration, thumbnails = raw["accuracy_interval"], raw["calibration"], raw.get("thumbnails")
+def shown_of(report: Report) -> dict[str, Any]:
+    """What the page shows: long lists cut, numbers shortened, the matrix as sparse `[true, predicted, count]` cells."""
+    calibration = plain(dataclasses.asdict(report.calibration))
     return {
-        "split": str(raw["split"]),
-        "dataset": {key: plain(raw["dataset"].get(key)) for key in ("name", "size")},
-        "checkpoint": {"sha256": str(raw["checkpoint"]["sha256"]), "epoch": number(raw["checkpoint"].get("epoch"))},
-        "job_id": str(raw.get("job_id")),
-        "wandb_url": web_address(raw.get("wandb_url")),
-        "classes": classes,
-        "superclasses": superclasses,
-        "superclass_of": superclass_of if superclasses else None,
-        "metrics": {str(key): number(value) for key, value in raw["metrics"].items()},
-        "accuracy_interval": [float(low), float(high)],
-        "per_class": [{key: number(row.get(key)) for key in SCORES} for row in raw["per_class"]],
-        "cells": [[i, label(j), int(n)] for i, row in enumerate(raw["confusion"]) for j, n in enumerate(row) if n],
-        "errors": plain(raw["errors"]),
-        "confused": [[label(row["true"]), label(row["predicted"]), int(row["count"])] for row in raw["confused"][:100]],
-        "calibration": {
-            **{key: number(calibration.get(key)) for key in ("ece", "nll", "temperature", "ece_after", "nll_after")},
-            **{key: [{of: number(row[of]) for of in BIN} for row in calibration.get(key) or []]
-               for key in ("bins", "bins_after")},
-            "note": str(calibration.get("note") or ""),
+        **{
+            key: plain(getattr(report, key)) for key in ("split", "classes", "superclasses", "superclass_of", "metrics")
         },
-        "label_issues": [
-            {**plain(row), "given": label(row["given"]), "suggested": label(row["suggested"])}
-            for row in raw["label_issues"][:60]
+        "per_class": [
+            {key: value for key, value in plain(vars(row)).items() if key not in NAMES} for row in report.per_class
         ],
-        "overlapping": [{**plain(row), "a": label(row["a"]), "b": label(row["b"])} for row in raw["overlapping_classes"][:30]],
-        "comparison": {key: plain(raw["comparison"][key]) for key in COMPARISON} if raw.get("comparison") else None,
-        "thumbnails": {key: thumbnails[key] for key in ("file", "columns", "images")} if thumbnails else None,
-        "figures": {str(key): Path(str(name)).name for key, name in (raw.get("figures") or {}).items()},
-    }  # fmt: skip
+        "cells": [[i, j, count] for i, row in enumerate(report.confusion) for j, count in enumerate(row) if count],
+        "confused": [[pair.true, pair.predicted, pair.count] for pair in report.confused[:100]],
+        "calibration": {**calibration, "bins_after": calibration["bins_after"] or []},
+        "label_issues": [plain(vars(issue)) for issue in report.label_issues[:60]],
+        "overlapping": [plain(vars(pair)) for pair in report.overlapping_classes[:30]],
+    }
 
 
-def read_predictions(folder: Path) -> list[dict[str, Any]]:
+def read_shown(path: Path) -> list[dict[str, Any]]:
     """The images of the newest grid as rows `{"image", "true", "predicted", "confidence"}`."""
     return [
         {
@@ -273,25 +246,23 @@ def read_predictions(folder: Path) -> list[dict[str, Any]]:
             "predicted": row["predicted"],
             "confidence": number(row["confidence"]),
         }
-        for row in plain(read_mapping(folder / "predictions.json")["predictions"][:100])
-    ]  # fmt: skip
+        for row in plain(read_mapping(path)["predictions"][:100])
+    ]
 
 
-def read_tiles(run: dict[str, Any], folder: Path) -> list[list]:
+def read_tiles(thumbnails: Thumbnails, evaluated: EvaluationFolder) -> list[list[float]]:
     """What the tiles of the thumbnails show, `[[true, predicted, confidence, dataset index], …]`.
 
     Errors: one of `UNREADABLE`.
     """
-    with np.load(folder / "predictions.npz") as saved:
-        logits, labels, indices = saved["logits"], saved["labels"], saved["indices"]
-    row_of = {int(index): row for row, index in enumerate(indices)}
-    rows = [row_of[index] for index in run["report"]["thumbnails"]["images"]]
-    chosen = logits[rows].astype(np.float64)
-    confidence = 1 / np.exp(chosen - chosen.max(axis=1, keepdims=True)).sum(axis=1)  # the softmax's largest value
-    predicted = chosen.argmax(axis=1)
+    predictions = Predictions.load(evaluated.predictions)
+    row_of = {int(index): row for row, index in enumerate(predictions.indices)}
+    rows = [row_of[index] for index in thumbnails.images]
+    chosen = Predictions(predictions.logits[rows], predictions.labels[rows], predictions.indices[rows])
+    columns = chosen.labels, chosen.predicted, chosen.confidences, chosen.indices
     return [
-        [int(labels[row]), int(guess), round(float(sure), 3), int(indices[row])]
-        for row, guess, sure in zip(rows, predicted, confidence, strict=True)
+        [int(label), int(guess), round(float(sure), 3), int(index)]
+        for label, guess, sure, index in zip(*columns, strict=True)
     ]
 
 
@@ -300,56 +271,55 @@ def web_address(value: Any) -> str | None:
     return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
 
 
-def lineage_of(path: Path, split: dict, tracking: dict, report: dict | None) -> list[dict[str, Any]]:
+def lineage_of(
+    folder: RunFolder, split: Split | None, tracking: Tracking, report: Report | None
+) -> list[dict[str, Any]]:
     """Dataset → training → model → evaluation, as `{"kind", "title", "lines", "url"}` each."""
 
     def artifacts(kind: str) -> list[str]:
-        logged = [a for a in tracking.get("artifacts", []) if a["type"] == kind]
-        return [f"{a['name']}:{', '.join(map(str, a.get('aliases') or ['latest']))}" for a in logged]
+        logged = [artifact for artifact in tracking.artifacts if artifact.type == kind]
+        return [f"{artifact.name}:{', '.join(artifact.aliases or ['latest'])}" for artifact in logged]
 
-    def digest(value: Any) -> str:
-        return f"sha256 {str(value)[:12]}…"
+    def digest(value: str) -> str:
+        return f"sha256 {value[:12]}…"
 
-    steps = []
+    steps: list[tuple[str, str, list[str], str | None]] = []
     if split:
-        held_out = len(split.get("validation") or [])
-        sizes = f"{split.get('train_size', '?')} images to train on, {held_out} held out for validation"
-        lines = [sizes, f"{len(split['classes'])} classes, seed {split.get('seed')}", digest(split.get("digest"))]
-        steps.append(("Dataset", str(split.get("dataset")), [*lines, *artifacts("dataset")], None))
-    jobs = tracking.get("runs", [])
-    modes = [f"W&B {job.get('job_type')}: {job.get('mode')}, project {job.get('project')}" for job in jobs]
-    steps.append(("Run", path.name, list(dict.fromkeys(modes)) or ["Not recorded by W&B"], None))
-    if (path / "checkpoints" / "best.safetensors").exists():
-        digests = [digest(a.get("digest")) for a in tracking.get("artifacts", []) if a["type"] == "model"][-1:]
-        steps.append(("Model", "checkpoints/best.safetensors", [*dict.fromkeys(artifacts("model")), *digests], None))
+        sizes = f"{split.train_size} images to train on, {len(split.validation)} held out for validation"
+        lines = [sizes, f"{len(split.classes)} classes, seed {split.seed}", digest(split.digest)]
+        steps.append(("Dataset", split.dataset, [*lines, *artifacts("dataset")], None))
+    modes = [f"W&B {job.job_type}: {job.mode}, project {job.project}" for job in tracking.runs]
+    steps.append(("Run", folder.id, list(dict.fromkeys(modes)) or ["Not recorded by W&B"], None))
+    if folder.best.exists():
+        digests = [digest(artifact.digest) for artifact in tracking.artifacts if artifact.type == "model"][-1:]
+        steps.append(("Model", named(folder.best, folder), [*dict.fromkeys(artifacts("model")), *digests], None))
     if report:
-        of = report["checkpoint"]
-        title = f"{report['split']} set of {report['dataset']['name']}"
         lines = [
-            f"of the model {digest(of['sha256'])}",
-            f"after epoch {of['epoch'] or 0:g}",
-            f"W&B run {report['job_id']}",
+            f"of the model {digest(report.checkpoint.sha256)}",
+            f"after epoch {report.checkpoint.epoch or 0:.5g}",
+            f"W&B run {report.job_id}",
         ]
-        steps.append(("Evaluation", title, lines, report["wandb_url"]))
+        title = f"{report.split} set of {report.dataset.name}"
+        steps.append(("Evaluation", title, lines, web_address(report.wandb_url)))
     return [dict(zip(("kind", "title", "lines", "url"), step, strict=True)) for step in steps]
 
 
-def next_commands(path: Path, run: dict[str, Any], tracking: dict[str, Any]) -> list[dict[str, str]]:
+def next_commands(folder: RunFolder, run: dict[str, Any], tracking: Tracking) -> list[dict[str, str]]:
     """The commands a person may want next for this run, `{"why", "command"}`."""
-    name, commands = shlex.quote(run["id"]), []
-    has_model = (path / "checkpoints" / "best.safetensors").exists()
-    if run["status"] not in ("finished", "running") and (path / "checkpoints" / "last.pt").exists():
-        commands.append(("Go on where it stopped", f"python train.py --resume {name}"))
-    if run["report"] is None and has_model:
-        commands.append(("Measure it on the test set", f"python evaluate.py --checkpoint {name}"))
-    if has_model:
-        commands.append(("See its surest mistakes", f"python visualize.py --checkpoint {name} --which errors"))
-    if "'offline'" in str(tracking.get("runs")):
-        commands.append(("Send what was recorded offline to W&B", "python sync.py"))
+    commands = []
+    if run["status"] not in ("finished", "running") and folder.last.exists():
+        commands.append(("Go on where it stopped", folder.command("train.py", "--resume", folder.id)))
+    if run["report"] is None and folder.best.exists():
+        commands.append(("Measure it on the test set", run["evaluate"]))
+    if folder.best.exists():
+        errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors")
+        commands.append(("See its surest mistakes", errors))
+    if any(job.mode == "offline" for job in tracking.runs):
+        commands.append(("Send what was recorded offline to W&B", folder.command("sync.py")))
     return [{"why": why, "command": command} for why, command in commands]
 
 
-# ---------------------------------------------------------------------------------------------- across runs
+# --- across runs ------------------------------------------------------------------------------------------------------
 
 
 def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
@@ -365,12 +335,10 @@ def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
     sweeps = []
     for folder in sorted((path for path in runs_dir.glob("sweeps/*") if path.is_dir()), reverse=True):
         problems: list[str] = []
-        spec = attempt(problems, "sweep.yaml", lambda folder=folder: read_mapping(folder / "sweep.yaml"), {})
+        spec = attempt(problems, "sweep.yaml", partial(read_mapping, folder / "sweep.yaml"), {})
         metric = spec.get("metric") if isinstance(spec.get("metric"), dict) else {}
-        trials = attempt(
-            problems, "trials.json", lambda folder=folder: read_trials(folder / "trials.json"), [],
-            "trials.json is missing: no trial has ended yet.",
-        )  # fmt: skip
+        missing = "trials.json is missing: no trial has ended yet."
+        trials = attempt(problems, "trials.json", partial(read_trials, folder / "trials.json"), [], missing)
         sweeps.append(
             {
                 "id": folder.name,
@@ -391,7 +359,7 @@ def read_trials(path: Path) -> list[dict[str, Any]]:
             "run_id": str(trial.get("run_id") or ""),
             "state": str(trial["state"]).lower(),
             "value": number(trial.get("value")),
-            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in CONFIG_FIELDS},
+            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in GROUP_OF},
             "error": str(trial["error"]) if trial.get("error") else None,
         }
         for trial in json.loads(path.read_text(encoding="utf-8"))

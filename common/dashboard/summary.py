@@ -1,10 +1,12 @@
-"""What the numbers mean, in plain sentences. Pure: the dictionaries of `reading` in, text out."""
+"""What the numbers mean, in plain sentences. Pure: the runs that `reading` read in, text out."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from common.analysis.report import Bin, Comparison, Report
 from common.dashboard.reading import differing_keys
 
-Run = dict[str, Any]
+Run = dict[str, Any]  # its "report" is a `Report` or None
 SMALL_ECE, LARGE_ECE = 0.02, 0.05  # below: stated confidence can be taken at its word; above: it cannot
 DIFFERENCES_TOLD = 6
 
@@ -23,12 +25,12 @@ def setting(run: Run, key: str) -> str:
     return str(run["config"].get(key))
 
 
-# ---------------------------------------------------------------------------------------------- one run
+# --- one run ----------------------------------------------------------------------------------------------------------
 
 
 def describe_run(run: Run) -> list[dict[str, str]]:
     """What a newcomer asks of a run, `[{"question", "answer"}, …]`."""
-    report = run["report"]
+    report: Report | None = run["report"]
     answers = [("How good is it?", how_good(run))]
     if report:
         answers += [
@@ -36,13 +38,14 @@ def describe_run(run: Run) -> list[dict[str, str]]:
             ("What are they taken for?", confusions(report)),
             ("Is its confidence to be trusted?", confidence(report)),
         ]
-        if report["comparison"]:
-            answers.append((f"Is it better than {report['comparison']['with']}?", compared(report["comparison"])))
+        if report.comparison:
+            answers.append((f"Is it better than {report.comparison.other}?", compared(report.comparison)))
     return [{"question": question, "answer": answer} for question, answer in answers]
 
 
 def how_good(run: Run) -> str:
-    report, validation = run["report"], run["validation_accuracy"]
+    report: Report | None = run["report"]
+    validation = run["validation_accuracy"]
     if report is None:
         if validation is None:
             return "Not known yet: it was neither validated nor tested."
@@ -51,9 +54,9 @@ def how_good(run: Run) -> str:
             f"Right on {percent(validation)} of the validation images at its best{epoch}. It is not tested yet; "
             "expect a little less there, because the best epoch was chosen by this number."
         )
-    metrics, classes, (low, high) = report["metrics"], len(report["classes"]), report["accuracy_interval"]
+    metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
     text = (
-        f"Right on {percent(metrics.get('test/accuracy'))} of {report['dataset']['size']} {report['split']} images "
+        f"Right on {percent(metrics.get('test/accuracy'))} of {report.dataset.size} {report.split} images "
         f"(95 % interval {percent(low)} to {percent(high)}); guessing gives {percent(1 / classes)}."
     )
     if metrics.get("test/top5_accuracy") is not None and classes > 5:
@@ -65,45 +68,37 @@ def how_good(run: Run) -> str:
     return text
 
 
-def failing_classes(report: dict[str, Any]) -> str:
-    found = [
-        (row["recall"], name)
-        for name, row in zip(report["classes"], report["per_class"], strict=False)
-        if row["recall"] is not None
-    ]
-    found.sort()
+def failing_classes(report: Report) -> str:
+    found = sorted((row.recall, name) for name, row in zip(report.classes, report.per_class, strict=True))
     count = min(5, max(1, len(found) // 2))
     worst, best = ([f"{name} ({percent(recall)})" for recall, name in part]
                    for part in (found[:count], found[::-1][: min(3, count)]))  # fmt: skip
     return f"Found least often: {listed(worst)}. Most often: {listed(best)}. (Share of the class's images: its recall.)"
 
 
-def confusions(report: dict[str, Any]) -> str:
-    classes = report["classes"]
-    pairs = [f"{classes[i]} for {classes[j]} ({n} of {support_of(report, i)})" for i, j, n in report["confused"][:4]]
+def confusions(report: Report) -> str:
+    classes, errors = report.classes, report.errors
+    pairs = [
+        f"{classes[pair.true]} for {classes[pair.predicted]} ({pair.count} of {sum(report.confusion[pair.true])})"
+        for pair in report.confused[:4]
+    ]
     if not pairs:
         return "It made no mistake on these images."
-    text, errors = f"It most often takes {listed(pairs)}.", report["errors"]
-    if errors.get("inside_superclass") is not None and errors.get("total"):
-        text += f" {percent(errors['inside_superclass'] / errors['total'])} of its errors stay in the right superclass."
+    text = f"It most often takes {listed(pairs)}."
+    if errors.inside_superclass is not None and errors.total:
+        text += f" {percent(errors.inside_superclass / errors.total)} of its errors stay in the right superclass."
     return text
 
 
-def support_of(report: dict[str, Any], label: int) -> int:
-    return sum(n for i, _, n in report["cells"] if i == label)
-
-
-def confidence(report: dict[str, Any]) -> str:
-    calibration = report["calibration"]
-    ece, after, temperature = (calibration[key] for key in ("ece", "ece_after", "temperature"))
-    if ece is None:
-        return "Not measured."
+def confidence(report: Report) -> str:
+    calibration = report.calibration
+    ece, after, temperature = calibration.ece, calibration.ece_after, calibration.temperature
     off = f"its confidence and its accuracy differ by {percent(ece)} on average (expected calibration error)."
     if ece < SMALL_ECE:
         text = f"Yes: {off}"
     else:
         word = "Roughly" if ece < LARGE_ECE else "No"
-        lean = "surer than it should be" if overconfident(calibration["bins"]) else "too modest"
+        lean = "surer than it should be" if overconfident(calibration.bins) else "too modest"
         text = f"{word}: {off} It is {lean}."
     if after is not None and temperature is not None:
         text += (
@@ -114,28 +109,28 @@ def confidence(report: dict[str, Any]) -> str:
     return text
 
 
-def overconfident(bins: list[dict[str, Any]]) -> bool:
-    return sum(b["count"] * ((b["confidence"] or 0) - (b["accuracy"] or 0)) for b in bins) > 0
+def overconfident(bins: Sequence[Bin]) -> bool:
+    return sum(b.count * ((b.confidence or 0) - (b.accuracy or 0)) for b in bins) > 0
 
 
-def compared(with_other: dict[str, Any]) -> str:
-    low, high, p = (with_other[key] for key in ("difference_low", "difference_high", "p_value"))
+def compared(comparison: Comparison) -> str:
+    low, high = comparison.difference_low, comparison.difference_high
     verdict = "Chance may explain the difference" if low <= 0 <= high else "Yes" if low > 0 else "No, worse"
     return (
-        f"{verdict}: {percent(with_other['accuracy'])} against {percent(with_other['other_accuracy'])} on the same images, "
-        f"a difference of {percent(low)} to {percent(high)} (95 % interval; McNemar's p = {p:.2g}). "
-        f"{with_other['only_this']} images only this run got right, {with_other['only_other']} only the other."
+        f"{verdict}: {percent(comparison.accuracy)} against {percent(comparison.other_accuracy)} on the same images, "
+        f"a difference of {percent(low)} to {percent(high)} (95 % interval; McNemar's p = {comparison.p_value:.2g}). "
+        f"{comparison.only_this} images only this run got right, {comparison.only_other} only the other."
     )
 
 
-# ---------------------------------------------------------------------------------------------- all runs
+# --- all runs ---------------------------------------------------------------------------------------------------------
 
 
 def measured(run: Run, split: str) -> float | None:
     """The accuracy by which runs are ranked."""
-    report = run["report"]
+    report: Report | None = run["report"]
     if split == "test":
-        return report["metrics"].get("test/accuracy") if report and report["split"] == "test" else None
+        return report.metrics.get("test/accuracy") if report and report.split == "test" else None
     return run["validation_accuracy"]
 
 
@@ -148,17 +143,18 @@ def rank(runs: list[Run]) -> list[tuple[str, str, list[Run]]]:
     ranking = []
     for data in dict.fromkeys(run["data"] for run in runs):
         of_split = {
-            split: sorted(
-                (run for run in runs if run["data"] == data and measured(run, split) is not None),
-                key=lambda run, split=split: -measured(run, split),
-            )
-            for split in ("test", "validation")
+            split: _ranked([run for run in runs if run["data"] == data], split) for split in ("test", "validation")
         }
         tested = len(of_split["test"]) > 1 or (of_split["test"] and len(of_split["validation"]) < 2)
         split = "test" if tested else "validation"
         if of_split[split]:
             ranking.append((data, split, of_split[split]))
     return ranking
+
+
+def _ranked(runs: list[Run], split: str) -> list[Run]:
+    scored = [(score, run) for run in runs if (score := measured(run, split)) is not None]
+    return [run for _, run in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def describe_best(runs: list[Run]) -> list[dict[str, str]]:
@@ -182,7 +178,7 @@ def set_apart(ranked: list[Run], split: str) -> str:
     if measured(best, split) == measured(second, split):
         text += ": a tie"
     elif split == "test":
-        (low, _), (_, high) = best["report"]["accuracy_interval"], second["report"]["accuracy_interval"]
+        (low, _), (_, high) = best["report"].accuracy_interval, second["report"].accuracy_interval
         text += ": so close that chance may explain it" if low <= high else ""
     keys = differing_keys([best, second])
     changes = [f"{key} {setting(best, key)} instead of {setting(second, key)}" for key in keys[:DIFFERENCES_TOLD]]

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from common.base.signals import interruptible
-from common.dashboard.page import write_page
+from common.dashboard.page import what_is_missing, write_page
 from common.dashboard.reading import signature
 
 LOOK_SECONDS = 2.0  # between two looks at the run folders
@@ -16,10 +16,8 @@ def build(runs_dir: Path, output: Path, watched: bool) -> None:
     data = write_page(runs_dir, output, RELOAD_SECONDS if watched else 0)
     count, size = len(data["runs"]), output.stat().st_size / 1e6
     print(f"{output.resolve()}: {count} run{'' if count == 1 else 's'}, {size:.1f} MB. Open it in a browser.")
-    if not data["runs"]:
-        print(f"No runs in {runs_dir} yet: python train.py --preset digits")
-    elif not any(run["report"] for run in data["runs"]):
-        print("No run is tested yet; error analysis appears after: python evaluate.py")
+    if hint := what_is_missing(data):
+        print(hint)
 
 
 def watch(runs_dir: Path, output: Path) -> int:

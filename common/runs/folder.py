@@ -35,6 +35,18 @@ class Name:
 
 
 @dataclass(frozen=True)
+class EvaluationFolder:
+    """All that evaluate.py leaves of one part of the data."""
+
+    path: Path
+
+    report = Name("report.json")
+    text = Name("report.txt")
+    predictions = Name("predictions.npz")
+    thumbnails = Name("thumbnails.jpg")
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`runs/<run-id>/`, all that a run leaves. No other place knows what a file in it is called."""
 
@@ -51,10 +63,6 @@ class RunFolder:
     last = Name("checkpoints", "last.pt")
     best = Name("checkpoints", "best.safetensors")
     evaluation = Name("evaluation")
-    report = Name("evaluation", "report.json")
-    report_text = Name("evaluation", "report.txt")
-    predictions = Name("evaluation", "predictions.npz")
-    thumbnails = Name("evaluation", "thumbnails.jpg")
     tables = Name("evaluation", "tables")
     visualization = Name("visualization")
     shown = Name("visualization", "predictions.json")
@@ -64,6 +72,10 @@ class RunFolder:
     @property
     def id(self) -> str:
         return self.path.name
+
+    def evaluated(self, split: str = "test") -> EvaluationFolder:
+        """The test set's evaluation is the run's; another's lies within it, and takes nothing of it away."""
+        return EvaluationFolder(self.evaluation if split == "test" else self.evaluation / split)
 
     def command(self, script: str, *words: str) -> str:
         """A command about this run for a person to paste: quoted for the shell, with `--runs_dir` where it isn't `runs`."""

@@ -9,8 +9,11 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from common.analysis import metrics
+from common.analysis.analyse import analyse, calibrate
+from common.analysis.predictions import Predictions
+from common.analysis.report import Checkpoint, Evaluated, Report, Thumbnails
 from common.config import TrainConfig, as_dict
+from common.runs.folder import RunFolder
 
 CLASSES = tuple(f"{kind}{n}" for kind in ("cat", "dog", "car", "boat") for n in (1, 2, 3))
 SUPERCLASSES = ("pets", "vehicles")
@@ -108,71 +111,33 @@ def write_metrics(folder: Path, epochs: int, skill: float, started: float) -> fl
 
 
 def evaluate(folder, classes, superclasses, superclass_of, images_per_class, skill, seed) -> None:
-    """evaluation/, its numbers from `common.metrics` over random logits in which neighbouring classes look alike."""
+    """evaluation/, of random logits in which neighbouring classes look alike."""
     generator, count = np.random.default_rng(seed), len(classes)
     labels = np.repeat(np.arange(count), images_per_class)
     logits = generator.normal(size=(len(labels), count)).astype(np.float32)
     logits[np.arange(len(labels)), labels] += skill
     logits[np.arange(len(labels)), labels ^ 1 if count % 2 == 0 else labels] += skill / 2
     logits *= skill  # confident as such scores deserve, a little more
-    indices, predictions, probabilities = np.arange(len(labels)), logits.argmax(axis=1), metrics.softmax(logits)
-    confusion = metrics.confusion_matrix(labels, predictions, count)
-    scores, support = metrics.per_class_scores(confusion), confusion.sum(axis=1)
-    bins = metrics.reliability_bins(probabilities, labels)
-    after = metrics.reliability_bins(metrics.softmax(logits / 1.3), labels)
-    right = int(np.trace(confusion))
-    low, high = metrics.wilson_interval(right, len(labels))
-    inside, across = metrics.errors_by_group(confusion, superclass_of) if superclasses else (None, None)
-    wrong = np.flatnonzero(predictions != labels)[:1500]
-    issues = metrics.label_issues(labels, probabilities)[:20]
-    report = {
-        "version": 1, "run_id": folder.name, "job_id": f"{folder.name}-evaluation", "wandb_url": None, "created": STARTED,
-        "checkpoint": {"path": "checkpoints/best.safetensors", "sha256": "a" * 64, "model": "resnext50_32x4d", "epoch": 5, "artifact": None},
-        "split": "test",
-        "dataset": {"name": "cifar100", "data_dir": None, "size": len(labels), "digest": "d" * 64, "labels_digest": "e" * 64},
-        "classes": list(classes), "superclasses": superclasses, "superclass_of": superclass_of,
-        "metrics": {
-            "test/accuracy": right / len(labels), "test/top5_accuracy": metrics.top_k_accuracy(logits, labels, 5),
-            **({"test/superclass_accuracy": (right + inside) / len(labels)} if superclasses else {}),
-            "test/macro_f1": metrics.macro_f1(confusion), "test/ece": metrics.expected_calibration_error(bins),
-        },
-        "accuracy_interval": [float(low), float(high)],
-        "per_class": [
-            {"class": name, "superclass": superclasses[superclass_of[i]] if superclasses else None,
-             **{key: float(values[i]) if values.dtype.kind == "f" else int(values[i]) for key, values in scores.items()}}
-            for i, name in enumerate(classes)
-        ],
-        "confusion": confusion.tolist(),
-        "superclass_confusion": metrics.grouped_confusion(confusion, superclass_of, len(superclasses)).tolist() if superclasses else None,
-        "errors": {"total": len(labels) - right, "inside_superclass": inside, "across_superclasses": across},
-        "confused": [
-            {"true": i, "predicted": j, "count": n, "share": n / int(support[i]),
-             "images": np.flatnonzero((labels == i) & (predictions == j))[:12].tolist()}
-            for i, j, n in metrics.confused_pairs(confusion, 30)
-        ],
-        "confused_symmetric": [],
-        "calibration": {
-            "ece": metrics.expected_calibration_error(bins), "nll": metrics.negative_log_likelihood(logits, labels), "bins": bins,
-            "temperature": 1.3, "ece_after": metrics.expected_calibration_error(after),
-            "nll_after": metrics.negative_log_likelihood(logits / 1.3, labels), "bins_after": after, "note": "Fitted on validation.",
-        },
-        "label_issues": [
-            {"index": n, "given": int(labels[n]), "suggested": int(predictions[n]), "given_probability": float(probabilities[n, labels[n]]),
-             "suggested_probability": float(probabilities[n].max())} for n in issues
-        ],
-        "overlapping_classes": [{"a": a, "b": b, "count": round(s * len(labels)), "share": s}
-                                for a, b, s in metrics.overlapping_classes(labels, probabilities, 10)],
-        "comparison": None,
-        "thumbnails": {"file": "thumbnails.jpg", "size": 48, "columns": 32, "images": wrong.tolist()},
-        "figures": {"confusion": "confusion.png", "confused": "confused.png"}, "tables": [],
-    }  # fmt: skip
-    (folder / "evaluation").mkdir()
-    np.savez(folder / "evaluation" / "predictions.npz", logits=logits, labels=labels, indices=indices)
+    predictions = Predictions(logits, labels, np.arange(len(labels)))
+    wrong = np.flatnonzero(predictions.predicted != labels)[:1500]
+    evaluation = RunFolder(folder).evaluated()
+    evaluation.path.mkdir()
+    Report(
+        **vars(analyse(predictions, classes, superclasses, superclass_of)),
+        calibration=calibrate(predictions, predictions, "Fitted on validation."),
+        run_id=folder.name,
+        job_id=f"{folder.name}-evaluation",
+        created=STARTED,
+        checkpoint=Checkpoint("checkpoints/best.safetensors", "a" * 64, "resnext50_32x4d", 5),
+        dataset=Evaluated("cifar100", None, len(labels), "d" * 64, predictions.digest),
+        thumbnails=Thumbnails(evaluation.thumbnails.name, 48, 32, wrong.tolist()),
+        figures={"confusion": "confusion.png", "confused": "confused.png"},
+    ).save(evaluation.report)
+    predictions.save(evaluation.predictions)
     tiles = [drawing(classes[labels[n]], int(labels[n]), 48) for n in wrong]
-    sheet(tiles, 32).save(folder / "evaluation" / "thumbnails.jpg", quality=85)
+    sheet(tiles, 32).save(evaluation.thumbnails, quality=85)
     for name in ("confusion", "confused"):
-        sheet(tiles[:12], 4).save(folder / "evaluation" / f"{name}.png")
-    write_json(folder / "evaluation" / "report.json", report)
+        sheet(tiles[:12], 4).save(evaluation.path / f"{name}.png")
 
 
 def write_grid(folder: Path, classes: tuple[str, ...]) -> None:

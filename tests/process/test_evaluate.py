@@ -3,11 +3,14 @@
 import contextlib
 import io
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from digit_runs import make_run
+from helpers import run_script
 from sklearn import metrics as sk
 
 import evaluate
@@ -19,6 +22,7 @@ from common.data.batches import normalize, resized
 from common.data.load import load_dataset
 from common.model.build import ARCHITECTURES
 from common.model.weights import load_weights
+from common.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -96,6 +100,27 @@ def test_what_is_printed_is_kept_with_scikit_learns_report(runs):
         "dashboard.py",
     ):
         assert word in printed
+
+
+def test_the_commands_that_are_printed_work_as_they_stand(tmp_path):
+    make_run(tmp_path / "my runs", "first")
+    done = run_script("evaluate.py", "--runs_dir", "my runs", "--split", "validation", cwd=tmp_path)
+    commands = [line[9:] for line in done.stdout.splitlines() if line[9:].startswith("python ")]
+    assert len(commands) == 2 and "first --which errors --split validation --runs_dir 'my runs'" in commands[0]
+    for command in commands:
+        _, script, *words = shlex.split(command)
+        run_script(script, *words, cwd=tmp_path)
+    assert (tmp_path / "my runs" / "first" / "visualization" / "errors.png").exists()
+    assert '"id":"first"' in (tmp_path / "dashboard.html").read_text()
+
+
+def test_the_next_command_is_about_the_same_weights_and_images():
+    folder = RunFolder(Path("runs/first"))
+    assert evaluate.next_command(EvaluateConfig(), folder) == "python visualize.py --checkpoint first --which errors"
+    given = EvaluateConfig("a b.safetensors", dataset="folder", data_dir="my photos")
+    assert evaluate.next_command(given, folder) == (
+        "python visualize.py --checkpoint 'a b.safetensors' --which errors --dataset folder --data_dir 'my photos'"
+    )
 
 
 def test_the_temperature_is_fitted_on_the_validation_part_alone(runs, report):

@@ -62,7 +62,7 @@ def test_errors_are_the_most_confident_mistakes_with_or_without_an_evaluation(ru
     anew = show(runs, which="errors", count=10)["predictions"]
     monkeypatch.setattr(figures, "of_report", lambda *_: {})
     evaluate.main(EvaluateConfig("first", runs_dir=str(runs)))
-    monkeypatch.setattr(gallery, "answers", None)  # what evaluate.py has saved is enough
+    monkeypatch.setattr(gallery, "predict_images", None)  # what evaluate.py has saved is enough
     assert [row["index"] for row in show(runs, which="errors", count=10)["predictions"]] == [
         row["index"] for row in anew
     ]

@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from common.analysis import figures
+from common.analysis.report import Bin, Calibration, ConfusedPair
 from common.base import drawing
 from common.data.cifar import CIFAR100_SUPERCLASSES
 from common.training import curves
@@ -110,14 +111,12 @@ def test_hundreds_of_classes_still_make_a_picture(tmp_path):
         assert max(picture.size) < 2000
 
 
-def calibration(temperature: float | None) -> dict:
-    bins = [
-        {"low": n / 15, "high": (n + 1) / 15, "count": n, "confidence": (n + 0.5) / 15, "accuracy": n / 15} if n else
-        {"low": 0, "high": 1 / 15, "count": 0, "confidence": None, "accuracy": None}
-        for n in range(15)
-    ]  # fmt: skip
-    after = {"bins_after": bins if temperature else None, "ece_after": 0.01 if temperature else None}
-    return {"bins": bins, "ece": 0.123, "temperature": temperature, **after}
+def calibration(temperature: float | None) -> Calibration:
+    bins = [Bin(n / 15, (n + 1) / 15, n, (n + 0.5) / 15, n / 15) for n in range(1, 15)]
+    bins = [Bin(0, 1 / 15, 0, None, None), *bins]
+    if temperature is None:
+        return Calibration(0.123, 1.0, bins)
+    return Calibration(0.123, 1.0, bins, temperature, 0.01, 0.9, bins)
 
 
 def test_reliability_shows_both_versions_apart_without_colour():
@@ -182,16 +181,16 @@ def test_an_overlay_leaves_the_image_and_brightens_where_the_heat_is():
 def test_thumbnail_n_is_image_n(tmp_path):
     rng = np.random.default_rng(0)
     images = np.repeat(rng.integers(0, 256, (60, 3, 1, 1), dtype=np.uint8), 48, 2).repeat(48, 3)
-    report = {"confused": [{"images": list(range(59, 20, -1))}, {"images": list(range(10))}]}
-    about = figures.save_thumbnails(report, images, tmp_path / "thumbnails.jpg")
-    assert about["images"] == [*range(59, 20, -1), *range(10)]
-    with Image.open(tmp_path / about["file"]) as sprite:
+    confused = [ConfusedPair(0, 1, 39, 0.5, list(range(59, 20, -1))), ConfusedPair(1, 0, 10, 0.5, list(range(10)))]
+    about = figures.save_thumbnails(confused, images, tmp_path / "thumbnails.jpg")
+    assert about.images == [*range(59, 20, -1), *range(10)]
+    with Image.open(tmp_path / about.file) as sprite:
         pixels = np.asarray(sprite).astype(int)
-    for position, index in enumerate(about["images"]):
-        row, column = divmod(position, about["columns"])
-        middle = pixels[row * about["size"] + 24, column * about["size"] + 24]
+    for position, index in enumerate(about.images):
+        row, column = divmod(position, about.columns)
+        middle = pixels[row * about.size + 24, column * about.size + 24]
         assert np.abs(middle - images[index, :, 0, 0]).max() < 12
-    assert figures.save_thumbnails({"confused": []}, images, tmp_path / "none.jpg") is None
+    assert figures.save_thumbnails([], images, tmp_path / "none.jpg") is None
 
 
 def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):

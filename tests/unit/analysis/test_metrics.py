@@ -122,7 +122,7 @@ def test_calibration_error_equals_a_plain_loop(scored):
             confidence = np.mean([probabilities[i].max() for i in members])
             share_right = np.mean([probabilities[i].argmax() == labels[i] for i in members])
             expected += len(members) / 600 * abs(share_right - confidence)
-        assert bins[b]["count"] == len(members)
+        assert bins[b].count == len(members)
     assert metrics.expected_calibration_error(bins) == pytest.approx(expected)
 
 

@@ -2,16 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from common.analysis import report
+from common.analysis import analyse as numbers
+from common.analysis.analyse import analyse, calibrate, compare
 from common.analysis.metrics import softmax
-from common.analysis.predictions import Predictions, comparable, saved_answers
+from common.analysis.predictions import Predictions, comparable, saved_predictions
+from common.analysis.report import Checkpoint, Errors, Evaluated, Report, Thumbnails
+from common.analysis.tables import tables
+from common.analysis.text import classification_report, headline, most_confused
 from common.base.errors import UserError
-from common.base.files import write_json
+from common.runs.folder import EvaluationFolder
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "nothing"]
 SUPERCLASSES, SUPERCLASS_OF = ["insects", "mammals"], [0, 0, 1, 1, 1, 1, 1]
@@ -28,145 +33,229 @@ def predictions() -> Predictions:
     return Predictions(logits.astype(np.float32), labels, np.arange(400) * 3)
 
 
-@pytest.fixture(scope="module")
-def full(predictions) -> report.Report:
-    made = report.analyse(predictions, CLASSES, SUPERCLASSES, SUPERCLASS_OF)
-    made["calibration"] = report.calibrate(
-        predictions, replace(predictions, logits=predictions.logits * 2), "fitted on so many"
+def report_of(predictions: Predictions, calibration=None, comparison=None, **about) -> Report:
+    return Report(
+        **vars(analyse(predictions, **about)),
+        calibration=calibration or calibrate(predictions, None, "no validation part"),
+        comparison=comparison,
+        run_id="run",
+        job_id="job",
+        created=1.75e9,
+        checkpoint=Checkpoint("best.safetensors", "aa", "resnext50_32x4d", 2.5),
+        dataset=Evaluated("animals", None, len(predictions.labels), "bb", predictions.digest),
     )
+
+
+@pytest.fixture(scope="module")
+def full(predictions) -> Report:
+    sharp = replace(predictions, logits=predictions.logits * 2)
     other = replace(predictions, logits=np.roll(predictions.logits, 1, axis=1))
-    made["comparison"] = report.compare(predictions, other, "other-run")
-    return made
+    return report_of(
+        predictions,
+        calibrate(predictions, sharp, "fitted on so many"),
+        compare(predictions, other, "other-run"),
+        classes=CLASSES,
+        superclasses=SUPERCLASSES,
+        superclass_of=SUPERCLASS_OF,
+    )
 
 
 def test_the_metrics_equal_scikit_learn(predictions, full):
     labels, answers = predictions.labels, predictions.logits.argmax(axis=1)
     groups = np.array(SUPERCLASS_OF)
-    assert set(full["metrics"]) == {
+    assert set(full.metrics) == {
         f"test/{name}" for name in ("accuracy", "top5_accuracy", "superclass_accuracy", "macro_f1", "ece")
     }
     every = {"labels": range(7), "average": "macro", "zero_division": 0}
     top5 = sk.top_k_accuracy_score(labels, predictions.logits, k=5, labels=range(7))
-    assert full["metrics"]["test/accuracy"] == pytest.approx(sk.accuracy_score(labels, answers))
-    assert full["metrics"]["test/macro_f1"] == pytest.approx(sk.f1_score(labels, answers, **every))
-    assert full["metrics"]["test/top5_accuracy"] == pytest.approx(top5)
-    assert full["metrics"]["test/superclass_accuracy"] == sk.accuracy_score(groups[labels], groups[answers])
-    np.testing.assert_array_equal(full["confusion"], sk.confusion_matrix(labels, answers, labels=range(7)))
-    np.testing.assert_array_equal(full["superclass_confusion"], sk.confusion_matrix(groups[labels], groups[answers]))
-    low, high = full["accuracy_interval"]
-    assert low < full["metrics"]["test/accuracy"] < high
+    assert full.metrics["test/accuracy"] == pytest.approx(sk.accuracy_score(labels, answers))
+    assert full.metrics["test/macro_f1"] == pytest.approx(sk.f1_score(labels, answers, **every))
+    assert full.metrics["test/top5_accuracy"] == pytest.approx(top5)
+    assert full.metrics["test/superclass_accuracy"] == sk.accuracy_score(groups[labels], groups[answers])
+    np.testing.assert_array_equal(full.confusion, sk.confusion_matrix(labels, answers, labels=range(7)))
+    np.testing.assert_array_equal(full.superclass_confusion, sk.confusion_matrix(groups[labels], groups[answers]))
+    low, high = full.accuracy_interval
+    assert low < full.metrics["test/accuracy"] < high
 
 
 def test_every_class_has_its_row_even_one_without_images(full):
-    rows = full["per_class"]
-    assert [row["class"] for row in rows] == CLASSES
-    assert [row["superclass"] for row in rows] == [SUPERCLASSES[group] for group in SUPERCLASS_OF]
-    assert rows[6]["support"] == rows[6]["predicted"] == 0
-    assert (rows[6]["recall"], rows[6]["recall_low"], rows[6]["recall_high"]) == (0, 0, 1)
+    rows = full.per_class
+    assert [row.name for row in rows] == CLASSES
+    assert [row.superclass for row in rows] == [SUPERCLASSES[group] for group in SUPERCLASS_OF]
+    assert rows[6].support == rows[6].predicted == 0
+    assert (rows[6].recall, rows[6].recall_low, rows[6].recall_high) == (0, 0, 1)
 
 
 def test_errors_are_counted_inside_and_across_superclasses(predictions, full):
-    pairs = list(zip(predictions.labels, predictions.answers, strict=True))
+    pairs = list(zip(predictions.labels, predictions.predicted, strict=True))
     inside = sum(a != b and SUPERCLASS_OF[a] == SUPERCLASS_OF[b] for a, b in pairs)
     across = sum(SUPERCLASS_OF[a] != SUPERCLASS_OF[b] for a, b in pairs)
-    assert full["errors"] == {"total": inside + across, "inside_superclass": inside, "across_superclasses": across}
+    assert full.errors == Errors(inside + across, inside_superclass=inside, across_superclasses=across)
 
 
 def test_confused_pairs_name_their_images_most_confident_first(predictions, full):
     probabilities = softmax(predictions.logits)
-    counts = [pair["count"] for pair in full["confused"]]
-    assert counts == sorted(counts, reverse=True) and sum(counts) == full["errors"]["total"]
-    for pair in full["confused"]:
+    counts = [pair.count for pair in full.confused]
+    assert counts == sorted(counts, reverse=True) and sum(counts) == full.errors.total
+    for pair in full.confused:
         members = [
-            i
-            for i in range(400)
-            if predictions.labels[i] == pair["true"] and probabilities[i].argmax() == pair["predicted"]
+            i for i in range(400) if predictions.labels[i] == pair.true and probabilities[i].argmax() == pair.predicted
         ]
         expected = sorted(members, key=lambda i: -probabilities[i].max())[:12]
-        assert pair["images"] == [3 * i for i in expected]
-        assert pair["count"] == len(members)
-        assert pair["share"] == pytest.approx(len(members) / (predictions.labels == pair["true"]).sum())
+        assert pair.images == [3 * i for i in expected]
+        assert pair.count == len(members)
+        assert pair.share == pytest.approx(len(members) / (predictions.labels == pair.true).sum())
 
 
 def test_no_more_images_of_confused_pairs_are_kept_than_there_is_room_for(predictions, monkeypatch):
-    monkeypatch.setattr(report, "IMAGES_PER_PAIR", 4)
-    monkeypatch.setattr(report, "IMAGES_OF_PAIRS", 10)
-    confused = report.analyse(predictions, CLASSES)["confused"]
-    assert [len(pair["images"]) for pair in confused] == [4, 4, 2]
+    monkeypatch.setattr(numbers, "IMAGES_PER_PAIR", 4)
+    monkeypatch.setattr(numbers, "IMAGES_OF_PAIRS", 10)
+    confused = analyse(predictions, CLASSES).confused
+    assert [len(pair.images) for pair in confused] == [4, 4, 2]
 
 
 def test_symmetric_pairs_add_both_directions(full):
-    confusion = full["confusion"]
-    for pair in full["confused_symmetric"]:
-        a, b = pair["a"], pair["b"]
-        assert a < b and (pair["a_as_b"], pair["b_as_a"]) == (confusion[a][b], confusion[b][a])
-        assert pair["share"] == pytest.approx(pair["count"] / (sum(confusion[a]) + sum(confusion[b])))
+    confusion = full.confusion
+    for pair in full.confused_symmetric:
+        a, b = pair.a, pair.b
+        assert a < b and (pair.a_as_b, pair.b_as_a) == (confusion[a][b], confusion[b][a])
+        assert pair.share == pytest.approx(pair.count / (sum(confusion[a]) + sum(confusion[b])))
 
 
 def test_the_temperature_mends_the_calibration_of_logits_it_was_fitted_on(predictions):
     sharp = replace(predictions, logits=predictions.logits * 4)
-    fitted = report.calibrate(sharp, sharp, "fitted on itself")
-    assert fitted["nll_after"] < fitted["nll"] and fitted["ece_after"] < fitted["ece"]
-    assert fitted["temperature"] == pytest.approx(
-        4 * report.calibrate(predictions, predictions, "")["temperature"], rel=1e-4
-    )
-    assert sum(row["count"] for row in fitted["bins_after"]) == 400
+    fitted = calibrate(sharp, sharp, "fitted on itself")
+    assert fitted.nll_after < fitted.nll and fitted.ece_after < fitted.ece
+    assert fitted.temperature == pytest.approx(4 * calibrate(predictions, predictions, "").temperature, rel=1e-4)
+    assert sum(row.count for row in fitted.bins_after) == 400
 
 
 def test_without_validation_there_is_no_temperature_but_a_note(predictions):
-    plain = report.calibrate(predictions, None, "no validation part")
-    assert plain["note"] == "no validation part" and plain["ece"] > 0
-    assert all(plain[key] is None for key in ("temperature", "ece_after", "nll_after", "bins_after"))
+    plain = calibrate(predictions, None, "no validation part")
+    assert plain.note == "no validation part" and plain.ece > 0
+    assert (plain.temperature, plain.ece_after, plain.nll_after, plain.bins_after) == (None, None, None, None)
 
 
 def test_a_comparison_counts_the_images_each_gets_right_alone(predictions, full):
-    comparison = full["comparison"]
-    right = predictions.answers == predictions.labels
+    comparison = full.comparison
+    right = predictions.predicted == predictions.labels
     other = np.roll(predictions.logits, 1, axis=1).argmax(axis=1) == predictions.labels
-    assert comparison["only_this"] == (right & ~other).sum() and comparison["only_other"] == (other & ~right).sum()
-    assert comparison["both"] == (right & other).sum() and comparison["neither"] == (~right & ~other).sum()
-    assert comparison["difference"] == pytest.approx(right.mean() - other.mean())
-    assert comparison["difference_low"] < comparison["difference"] < comparison["difference_high"]
-    assert comparison["p_value"] < 0.001
-    assert all(right[index // 3] and not other[index // 3] for index in comparison["only_this_images"])
-    assert len(comparison["only_other_images"]) == comparison["only_other"]
+    assert comparison.only_this == (right & ~other).sum() and comparison.only_other == (other & ~right).sum()
+    assert comparison.both == (right & other).sum() and comparison.neither == (~right & ~other).sum()
+    assert comparison.difference == pytest.approx(right.mean() - other.mean())
+    assert comparison.difference_low < comparison.difference < comparison.difference_high
+    assert comparison.p_value < 0.001
+    assert all(right[index // 3] and not other[index // 3] for index in comparison.only_this_images)
+    assert len(comparison.only_other_images) == comparison.only_other
 
 
-def test_the_report_is_json_and_the_tables_name_classes(full, tmp_path):
-    write_json(tmp_path / "report.json", full)  # which refuses NaN
-    assert json.loads((tmp_path / "report.json").read_text()) == full
-    tables = report.tables(full)
-    assert len(tables["per_class"][1]) == 7
-    columns, rows = tables["confused"]
+def test_the_report_is_json_and_comes_back_from_it(full, tmp_path):
+    full.save(tmp_path / "report.json")  # which refuses NaN
+    assert Report.load(tmp_path / "report.json") == full
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert [row["class"] for row in saved["per_class"]] == CLASSES and saved["comparison"]["with"] == "other-run"
+    assert saved["confusion"] == full.confusion and saved["accuracy_interval"] == list(full.accuracy_interval)
+
+
+def test_the_tables_name_classes(full):
+    found = tables(full)
+    assert len(found["per_class"][1]) == 7 and found["per_class"][0][0] == "class"
+    columns, rows = found["confused"]
     assert columns == ["true", "predicted", "count", "share"]
-    assert rows[0][:2] == [CLASSES[full["confused"][0][key]] for key in ("true", "predicted")]
-    assert all(len(row) == len(columns) for columns, rows in tables.values() for row in rows)
-    assert sum(row[2] for row in tables["superclass_confusion"][1]) == 400
-    assert tables["comparison"][1][0][0] == "other-run"
+    assert rows[0][:2] == [CLASSES[full.confused[0].true], CLASSES[full.confused[0].predicted]]
+    assert all(len(row) == len(columns) for columns, rows in found.values() for row in rows)
+    assert sum(row[2] for row in found["superclass_confusion"][1]) == 400
+    assert found["comparison"][1][0][0] == "other-run" and found["comparison"][0][0] == "with"
 
 
 def test_a_faultless_model_has_a_report_without_errors():
     labels = np.arange(20) % 4
     perfect = Predictions(np.eye(4, dtype=np.float32)[labels] * 9, labels, np.arange(20))
-    made = report.analyse(perfect, list("abcd")) | {"comparison": None}
-    made["calibration"] = report.calibrate(perfect, perfect, "fitted on 20 validation images")
-    assert made["confused"] == made["confused_symmetric"] == made["label_issues"] == []
-    assert "accuracy             1.0000" in report.headline(made) and report.most_confused(made) == "no errors"
-    assert "test/superclass_accuracy" not in made["metrics"]
-    assert "confused" not in report.tables(made)
+    made = report_of(perfect, calibrate(perfect, perfect, "fitted on 20 validation images"), classes=list("abcd"))
+    assert made.confused == made.confused_symmetric == made.label_issues == []
+    assert "accuracy             1.0000" in headline(made) and most_confused(made) == "no errors"
+    assert "test/superclass_accuracy" not in made.metrics
+    assert "confused" not in tables(made)
+
+
+def at(data: dict, *keys: str | int, to: object) -> dict:
+    """A copy with one entry changed."""
+    data = json.loads(json.dumps(data))
+    part = data
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = to
+    return data
+
+
+@pytest.mark.parametrize(
+    "keys, value, named",
+    [
+        (["confusion"], [[1, 2], [3, 4]], "confusion must be a matrix of 7 × 7"),
+        (["confusion", 3], [1], "confusion must be a matrix"),
+        (["confusion", 3, 3], -1, "confusion.3.3"),
+        (["confusion", 3, 3], 1.5, "confusion.3.3"),
+        (["superclass_confusion"], None, "superclass_confusion must be a matrix of 2 × 2"),
+        (["superclass_of", 0], 2, "superclass_of names number 2 of 2"),
+        (["superclass_of"], [0], "superclass_of must name"),
+        (["per_class"], [], "per_class has 0 rows for 7 classes"),
+        (["per_class", 0, "support"], -1, "per_class.0.support"),
+        (["per_class", 0, "class"], None, "per_class.0.class"),
+        (["confused", 0, "true"], 7, "confused names number 7 of 7"),
+        (["confused", 0, "predicted"], -1, "confused.0.predicted"),
+        (["confused_symmetric", 0, "b"], 9, "confused_symmetric names number 9"),
+        (["label_issues", 0, "suggested"], 7, "label_issues names number 7"),
+        (["overlapping_classes", 0, "a"], 700, "overlapping_classes names number 700"),
+        (["comparison", "with"], 3, "comparison.with"),
+        (["thumbnails", "columns"], 0, "thumbnails.columns"),
+        (["thumbnails", "file"], "../../other.jpg", "beside the report"),
+        (["figures", "confusion"], "/etc/passwd", "beside the report"),
+        (["figures", "confusion"], "..", "beside the report"),
+        (["version"], 2, "version 2, and this code reads up to 1"),
+        (["version"], 0, "version 0"),
+        (["version"], "1", "version"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_report_whose_parts_do_not_fit_is_refused_in_a_line(full, tmp_path, keys, value, named):
+    path = tmp_path / "report.json"
+    replace(full, thumbnails=Thumbnails("t.jpg", 48, 4, [1]), figures={"confusion": "c.png"}).save(path)
+    path.write_text(json.dumps(at(json.loads(path.read_text()), *keys, to=value)))
+    with pytest.raises(UserError, match="report.json") as refused:
+        Report.load(path)
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_report_of_an_earlier_run_is_read_without_what_is_not_always_there(full, tmp_path):
+    path = tmp_path / "report.json"
+    full.save(path)
+    saved = json.loads(path.read_text())
+    for key in ("superclasses", "superclass_of", "superclass_confusion", "wandb_url", "comparison", "thumbnails", "figures",
+                "tables"):  # fmt: skip
+        saved.pop(key)
+    path.write_text(json.dumps({**saved, "of a later time": {"deep": [1]}}))
+    read = Report.load(path)
+    assert (read.superclasses, read.comparison, read.thumbnails, read.figures, read.tables) == (
+        None,
+        None,
+        None,
+        {},
+        [],
+    )
+    assert read.confused == full.confused
 
 
 def test_the_text_says_what_the_numbers_are(predictions, full):
-    text = report.headline(full)
-    assert f"{full['metrics']['test/accuracy']:.4f}" in text and "95 % interval" in text
+    text = headline(full)
+    assert f"{full.metrics['test/accuracy']:.4f}" in text and "95 % interval" in text
     assert "stay inside the superclass" in text and "fitted on so many" in text and "other-run" in text
-    first = full["confused"][0]
-    line = report.most_confused(full).splitlines()[1]
-    assert f"{CLASSES[first['true']]} taken for {CLASSES[first['predicted']]}: {first['count']}" in line
+    first = full.confused[0]
+    line = most_confused(full).splitlines()[1]
+    assert f"{CLASSES[first.true]} taken for {CLASSES[first.predicted]}: {first.count}" in line
     expected = sk.classification_report(
-        predictions.labels, predictions.answers, labels=range(7), target_names=CLASSES, digits=3, zero_division=0
+        predictions.labels, predictions.predicted, labels=range(7), target_names=CLASSES, digits=3, zero_division=0
     )
-    assert report.classification_report(predictions, CLASSES) == expected
+    assert classification_report(predictions, CLASSES) == expected
 
 
 def test_predictions_come_back_from_their_file(predictions, tmp_path):
@@ -190,12 +279,39 @@ def test_damaged_predictions_are_refused_with_the_file_named(predictions, tmp_pa
         Predictions.load(path)
 
 
-def test_only_an_evaluation_of_the_same_images_and_classes_is_comparable(predictions, tmp_path):
-    predictions.save(tmp_path / "predictions.npz")
+@pytest.mark.parametrize(
+    "name, changed",
+    [
+        ("logits", np.zeros(400)),
+        ("logits", np.zeros((400, 0))),
+        ("logits", np.zeros((400, 7), dtype="U3")),
+        ("labels", np.zeros(399, dtype=np.int64)),
+        ("labels", np.full(400, 7)),
+        ("labels", np.full(400, -1)),
+        ("labels", np.zeros(400)),
+        ("indices", np.zeros((400, 1), dtype=np.int64)),
+    ],
+    ids=str,
+)
+def test_predictions_whose_arrays_do_not_fit_are_refused(predictions, tmp_path, name, changed):
+    np.savez(tmp_path / "predictions.npz", **{**vars(predictions), name: changed})
+    with pytest.raises(UserError, match="predictions.npz"):
+        Predictions.load(tmp_path / "predictions.npz")
+
+
+@pytest.fixture
+def folder(predictions, full, tmp_path: Path) -> EvaluationFolder:
+    """What evaluate.py leaves of `full`."""
+    folder = EvaluationFolder(tmp_path / "evaluation")
+    predictions.save(folder.predictions)
+    full.save(folder.report)
+    return folder
+
+
+def test_only_an_evaluation_of_the_same_images_and_classes_is_comparable(predictions, folder, tmp_path):
     with pytest.raises(UserError, match="holds no evaluation"):
-        comparable(tmp_path, predictions.labels, predictions.indices, CLASSES)
-    write_json(tmp_path / "report.json", {"classes": CLASSES})
-    found = comparable(tmp_path, predictions.labels, predictions.indices, CLASSES)
+        comparable(EvaluationFolder(tmp_path), predictions.labels, predictions.indices, CLASSES)
+    found = comparable(folder, predictions.labels, predictions.indices, CLASSES)
     assert found.digest == predictions.digest
     changed = [
         (predictions.labels[::-1], predictions.indices, CLASSES),
@@ -205,13 +321,11 @@ def test_only_an_evaluation_of_the_same_images_and_classes_is_comparable(predict
     ]
     for labels, indices, classes in changed:
         with pytest.raises(UserError, match="--compare"):
-            comparable(tmp_path, labels, indices, classes)
+            comparable(folder, labels, indices, classes)
 
 
-def test_saved_answers_are_used_only_for_the_same_weights_and_images(predictions, tmp_path):
-    predictions.save(tmp_path / "predictions.npz")
-    write_json(tmp_path / "report.json", {"checkpoint": {"sha256": "aa"}, "dataset": {"digest": "bb"}})
-    assert saved_answers(tmp_path, "aa", "bb").digest == predictions.digest
-    assert saved_answers(tmp_path, "aa", "cc") is None
-    assert saved_answers(tmp_path, "cc", "bb") is None
-    assert saved_answers(tmp_path / "nowhere", "aa", "bb") is None
+def test_saved_predictions_are_used_only_for_the_same_weights_and_images(predictions, folder, tmp_path):
+    assert saved_predictions(folder, "aa", "bb").digest == predictions.digest
+    assert saved_predictions(folder, "aa", "cc") is None
+    assert saved_predictions(folder, "cc", "bb") is None
+    assert saved_predictions(EvaluationFolder(tmp_path / "nowhere"), "aa", "bb") is None

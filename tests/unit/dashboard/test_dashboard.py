@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from dashboard_runs import CLASSES, STARTED, make_run, make_sweep
 from helpers import ROOT, run_script, script_environment
 from PIL import Image
 
+from common.analysis.report import Comparison
 from common.base.errors import UserError
 from common.dashboard import page, pictures, reading, summary
 
@@ -77,7 +79,9 @@ def test_a_link_from_a_file_is_http_or_none(one_run: Path) -> None:
     path = one_run / "evaluation" / "report.json"
     for address, kept in (("javascript:alert(1)", None), ("https://wandb.ai/x", "https://wandb.ai/x")):
         path.write_text(json.dumps({**json.loads(path.read_text()), "wandb_url": address}))
-        assert reading.read_run(one_run)["report"]["wandb_url"] == kept
+        html = page.render(page.collect(one_run.parent))
+        assert [step["url"] for step in embedded(html)["runs"][0]["lineage"] if step["url"]] == ([kept] if kept else [])
+        assert (address in html) == bool(kept)
 
 
 def test_only_known_files_and_fields_reach_the_page(one_run: Path) -> None:
@@ -162,6 +166,42 @@ def test_a_report_of_another_shape_is_left_out(one_run: Path, field: str) -> Non
         assert run["report"] is None and "evaluation/report.json was left out" in run["problems"][0]
 
 
+def test_a_report_of_a_later_version_says_so(one_run: Path) -> None:
+    path = one_run / "evaluation" / "report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2, "confusion": "in a new form"}))
+    run = page.collect(one_run.parent)["runs"][0]
+    assert run["report"] is None
+    assert run["problems"] == [
+        "evaluation/report.json was left out: it was written by a later version of this program."
+    ]
+
+
+@pytest.mark.parametrize("problem", ["a folder in its place", "a link to itself"])
+def test_a_report_that_cannot_be_opened_says_why(one_run: Path, problem: str) -> None:
+    path = one_run / "evaluation" / "report.json"
+    path.unlink()
+    path.mkdir() if "folder" in problem else path.symlink_to(path)
+    (said,) = page.collect(one_run.parent)["runs"][0]["problems"]
+    assert "evaluation/report.json was left out: " in said and ("Is a directory" in said or "symbolic links" in said)
+
+
+def test_every_command_works_from_where_the_page_was_built(one_run: Path, tmp_path: Path) -> None:
+    (one_run / "evaluation" / "report.json").unlink()
+    elsewhere = one_run.parent.rename(tmp_path / "my runs")
+    data = page.collect(elsewhere)
+    run = data["runs"][0]
+    commands = [run["evaluate"], run["visualize"], page.what_is_missing(data).partition(": ")[2]]
+    commands += [row["command"] for row in run["commands"]]
+    assert len(commands) == 6
+    for command in commands:
+        words = shlex.split(command)
+        assert words[0] == "python" and (ROOT / words[1]).exists()
+        assert words[words.index("--runs_dir") + 1] == str(elsewhere)
+    (tmp_path / "none").mkdir()
+    html = page.render(page.collect(tmp_path / "none"))
+    assert f"python train.py --preset digits --runs_dir {tmp_path / 'none'}" in html
+
+
 def test_what_became_of_a_run(one_run: Path) -> None:
     summary_path = one_run / "summary.json"
     for status, pid, shown in (
@@ -221,7 +261,7 @@ def test_the_best_run_and_what_set_it_apart(runs_dir: Path) -> None:
 
 
 def test_runs_on_other_data_do_not_compete(runs_dir: Path) -> None:
-    runs = page.collect(runs_dir)["runs"]
+    runs = [reading.read_run(runs_dir / name) for name in ("poor", "middle", "good")]
     runs[0]["data"] = "digits"
     assert [(data, split, [run["id"] for run in ranked]) for data, split, ranked in summary.rank(runs)] == [
         ("digits", "test", ["poor"]), ("cifar100", "test", ["good", "middle"]),
@@ -245,9 +285,9 @@ def test_answers_name_the_numbers_of_the_report(runs_dir: Path) -> None:
 
 
 def test_a_comparison_whose_interval_holds_zero_may_be_chance() -> None:
-    numbers = {"accuracy": 0.8, "other_accuracy": 0.79, "p_value": 0.3, "only_this": 12, "only_other": 9}
     for low, high, verdict in ((-0.01, 0.03, "Chance"), (0.01, 0.03, "Yes"), (-0.03, -0.01, "No")):
-        assert summary.compared({**numbers, "difference_low": low, "difference_high": high}).startswith(verdict)
+        numbers = Comparison("other", 0.8, 0.79, 0.01, low, high, 12, 9, 70, 9, 0.3, [], [])
+        assert summary.compared(numbers).startswith(verdict)
 
 
 def test_thumbnails_are_told_by_the_saved_predictions(runs_dir: Path) -> None:
@@ -282,6 +322,14 @@ def test_a_large_picture_is_shrunk_into_its_budget(tmp_path: Path) -> None:
     assert len(pictures.load(tmp_path / "noise.png", 200_000)) <= 200_000
     with pytest.raises(OSError, match="too large"):
         pictures.load(tmp_path / "noise.png", 300)
+
+
+def test_a_picture_that_would_not_fit_into_memory_costs_only_itself(one_run: Path, monkeypatch) -> None:
+    pictures._load.cache_clear()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    run = page.collect(one_run.parent)["runs"][0]
+    assert run["pictures"] == [] and run["thumbnails"] is None and run["report"] is not None
+    assert "visualization/random.png was left out: it is too large for this page." in run["problems"]
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""A report as a person reads it: report.txt and what evaluate.py prints."""
+
+from collections.abc import Sequence
+
+from common.analysis.predictions import Predictions
+from common.analysis.report import Comparison, Report
+
+PAIRS_SHOWN = 10
+
+
+def as_text(report: Report, predictions: Predictions) -> str:
+    """All that is printed of an evaluation."""
+    parts = [classification_report(predictions, report.classes), headline(report), most_confused(report)]
+    return "\n\n".join(parts)
+
+
+def classification_report(predictions: Predictions, classes: Sequence[str]) -> str:
+    """scikit-learn's own, a line a class."""
+    from sklearn.metrics import classification_report
+
+    return classification_report(
+        predictions.labels,
+        predictions.predicted,
+        labels=range(len(classes)),
+        target_names=classes,
+        digits=3,
+        zero_division=0,
+    )
+
+
+def headline(report: Report) -> str:
+    """The numbers in a few lines, most important first."""
+    numbers = {key.partition("/")[2]: value for key, value in report.metrics.items()}
+    low, high = report.accuracy_interval
+    errors, calibration = report.errors, report.calibration
+    total = sum(row.support for row in report.per_class)
+    lines = [
+        f"accuracy             {numbers['accuracy']:.4f}   95 % interval {low:.4f} to {high:.4f}; "
+        f"{errors.total} of {total} images wrong",
+        f"top-5 accuracy       {numbers['top5_accuracy']:.4f}",
+        f"macro F1             {numbers['macro_f1']:.4f}",
+    ]
+    if report.superclasses:
+        lines.append(
+            f"superclass accuracy  {numbers['superclass_accuracy']:.4f}   {errors.inside_superclass} errors stay "
+            f"inside the superclass, {errors.across_superclasses} leave it"
+        )
+    better = (
+        f"{calibration.ece_after:.4f} with temperature {calibration.temperature:.2f}, "
+        if calibration.temperature
+        else ""
+    )
+    lines.append(f"calibration error    {numbers['ece']:.4f}   {better}{calibration.note}")
+    if report.comparison:
+        lines.append(_comparison_line(report.comparison))
+    return "\n".join(lines)
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    p_value = "below 0.0001" if comparison.p_value < 1e-4 else f"{comparison.p_value:.4f}"
+    return (
+        f"against {comparison.other}: {comparison.difference:+.4f} accuracy, 95 % interval "
+        f"{comparison.difference_low:+.4f} to {comparison.difference_high:+.4f}, McNemar's p {p_value}; "
+        f"{comparison.only_this} images right only here, {comparison.only_other} only there"
+    )
+
+
+def most_confused(report: Report) -> str:
+    """The most frequent errors, a line each."""
+    if not report.confused:
+        return "no errors"
+    classes, pairs = report.classes, report.confused[:PAIRS_SHOWN]
+    width = max(len(classes[pair.true]) for pair in pairs)
+    lines = [
+        f"  {classes[pair.true]:>{width}} taken for {classes[pair.predicted]}: {pair.count} "
+        f"({pair.share:.0%} of its class)"
+        for pair in pairs
+    ]
+    return "\n".join(["most confused", *lines])
