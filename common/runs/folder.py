@@ -66,7 +66,6 @@ class RunFolder:
     tables = Name("evaluation", "tables")
     visualization = Name("visualization")
     shown = Name("visualization", "predictions.json")
-    wandb = Name("wandb")
     staging = Name("wandb", "staging")
 
     @property
