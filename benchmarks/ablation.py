@@ -62,7 +62,7 @@ def run_folder(config: AblationConfig, row: str, seed: int) -> RunFolder:
 
 
 def finished(folder: RunFolder) -> bool:
-    return folder.summary.exists() and folder.read_summary().get("status") == "finished"
+    return folder.read_summary().status == "finished"
 
 
 def train(config: AblationConfig, row: str, seed: int) -> None:
@@ -127,7 +127,7 @@ def main(config: AblationConfig) -> None:
         # A part is worth the difference at the same seed, where split, order and first weights are the same.
         both = by_seed.keys() & accuracies["all"].keys() if row != "all" else ()
         worth = mean_and_deviation([by_seed[seed] - accuracies["all"][seed] for seed in sorted(both)]) if both else ""
-        seconds = [run_folder(config, row, seed).read_summary()["seconds"] for seed in by_seed]
+        seconds = [run_folder(config, row, seed).read_summary().seconds or 0.0 for seed in by_seed]
         values = list(by_seed.values())
         rows.append(
             [row, mean_and_deviation(values), worth, len(values), f"{statistics.mean(seconds):.0f}"]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.base.text import markdown_table
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -51,8 +53,7 @@ def verdict(value: float, goal: float, at_least: bool = True) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return markdown_table(header, rows)
 
 
 def machine() -> str:

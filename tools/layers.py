@@ -8,6 +8,7 @@ The rows follow Table 1 of Xie et al., "Aggregated Residual Transformations for 
 Nothing is computed on real numbers: the network lives on PyTorch's meta device, which keeps shapes only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.base.errors import UserError, report_errors
+from common.base.text import markdown_table
 from common.cli import parse
 from common.config import MODELS
 from common.model.build import ARCHITECTURES
@@ -69,7 +71,7 @@ def stages(model: nn.Module, image_size: int = 224) -> list[Stage]:
     """
     shapes: dict[str, torch.Size] = {}
 
-    def remember(name: str):
+    def remember(name: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
         def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
             shapes[name] = output.shape
 
@@ -128,23 +130,21 @@ def _structure(module: nn.Module) -> str:
             return ""
 
 
-def markdown_table(networks: dict[str, list[Stage]]) -> str:
-    """A Markdown table: three columns for each network, a row for each stage, and the totals."""
-    names = list(networks)
+def table(networks: dict[str, list[Stage]]) -> str:
+    """Markdown: three columns for each network, a row for each stage, and the totals."""
     header = ["stage", "output"]
-    for name in names:
-        header += [name, "parameters", "GFLOPs"]
-    lines = [header, ["---", "---"] + ["---", "---:", "---:"] * len(names)]
-    for rows in zip(*networks.values(), strict=True):
-        line = [rows[0].name, rows[0].output]
-        for row in rows:
-            line += [row.structure, f"{row.parameters:,}", f"{row.gflops:.2f}"]
-        lines.append(line)
     total = ["**total**", ""]
-    for rows in networks.values():
+    for name, rows in networks.items():
+        header += [name, "parameters", "GFLOPs"]
         parameters, gflops = sum(row.parameters for row in rows), sum(row.gflops for row in rows)
         total += [f"**{parameters / 1e6:.1f} M**", f"{parameters:,}", f"{gflops:.2f}"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [*lines, total])
+    lines = []
+    for stage in zip(*networks.values(), strict=True):
+        line = [stage[0].name, stage[0].output]
+        for row in stage:
+            line += [row.structure, f"{row.parameters:,}", f"{row.gflops:.2f}"]
+        lines.append(line)
+    return markdown_table(header, [*lines, total], numbers=("parameters", "GFLOPs"))
 
 
 def layers(model: str, image_size: int = 224, num_classes: int = 1000) -> list[Stage]:
@@ -156,7 +156,7 @@ def layers(model: str, image_size: int = 224, num_classes: int = 1000) -> list[S
 def main(argv: list[str] | None = None) -> None:
     config = parse(LayersConfig, argv=argv, description=__doc__.splitlines()[0])
     names = dict.fromkeys(name for name in (config.model, config.compare) if name)
-    print(markdown_table({name: layers(name, config.image_size, config.num_classes) for name in names}))
+    print(table({name: layers(name, config.image_size, config.num_classes) for name in names}))
 
 
 if __name__ == "__main__":

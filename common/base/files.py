@@ -1,7 +1,5 @@
 """Files that are whole or absent: written to a temporary name in the same folder, flushed to disk, then renamed."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -11,12 +9,11 @@ import secrets
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import platformdirs
 
 from common.base.errors import RunError, UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextlib.contextmanager
@@ -143,5 +140,6 @@ def safe_name(text: str, flag: str) -> str:
 
 
 def cache_folder() -> Path:
-    """`FINETUNE_CACHE`, or ~/.cache/resnext-finetuning."""
-    return Path(os.environ.get("FINETUNE_CACHE") or "~/.cache/resnext-finetuning").expanduser()
+    """`FINETUNE_CACHE`, or the system's folder for caches: ~/.cache/resnext-finetuning on Linux."""
+    given = os.environ.get("FINETUNE_CACHE")
+    return Path(given).expanduser() if given else platformdirs.user_cache_path("resnext-finetuning", appauthor=False)

@@ -3,17 +3,24 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
 Batch = TypeVar("Batch")
 
+LOOK_SECONDS = 0.1  # between two looks for a signal; an event would lock up when its handler interrupts a wait for it
+
 
 class Interrupt:
-    """Set by the first SIGINT or SIGTERM; the second one ends the process at once."""
+    """The SIGINTs and SIGTERMs that came."""
 
-    signal: int | None = None
+    def __init__(self, first: str, second: str | None) -> None:
+        self.first, self.second = first, second
+        self.count = 0
+        self.signal: int | None = None
+        """the first one"""
 
     @property
     def exit_status(self) -> int:
@@ -21,11 +28,20 @@ class Interrupt:
         return 128 + self.signal if self.signal else 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            os.write(2, b"\nstopped at once; the last checkpoint that was saved is kept\n")
+        self.count += 1
+        if self.signal is None:
+            self.signal = number
+            os.write(2, f"\n{self.first}\n".encode())
+        elif self.second is not None:
+            os.write(2, f"\n{self.second}\n".encode())
             os._exit(128 + number)
-        self.signal = number
-        os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+    def sleep(self, seconds: float) -> bool:
+        """Waits, but no longer than until a signal comes → whether none has."""
+        until = time.monotonic() + seconds
+        while self.signal is None and (left := until - time.monotonic()) > 0:
+            time.sleep(min(LOOK_SECONDS, left))
+        return self.signal is None
 
 
 class Interrupted(Exception):
@@ -41,9 +57,17 @@ def watched(batches: Iterable[Batch], stopped: Callable[[], bool]) -> Iterator[B
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Within the block, SIGINT and SIGTERM only set a flag that the loop looks at between steps."""
-    interrupt = Interrupt()
+def interruptible(
+    first: str = "stopping after this step; once more stops at once",
+    second: str | None = "stopped at once; the last checkpoint that was saved is kept",
+) -> Iterator[Interrupt]:
+    """Within the block, SIGINT and SIGTERM only set a flag that the loop looks at where its state is whole.
+
+    Args:
+        first: what is said when the first one comes.
+        second: what is said when the next one comes, which ends the process at once. None: it is only counted.
+    """
+    interrupt = Interrupt(first, second)
     before = {number: signal.signal(number, interrupt.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt

@@ -19,9 +19,11 @@ from common.analysis.predictions import Predictions
 from common.analysis.report import Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
 from common.base.files import read_json_lines
+from common.base.records import read_record
 from common.config import GROUP_OF, SETS_APART
 from common.runs.find import is_run
-from common.runs.folder import EvaluationFolder, RunFolder, run_state
+from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, run_state
+from common.runs.records import Split, Summary, Tracking, TrialRecord
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
@@ -65,7 +67,7 @@ def find_runs(runs_dir: Path) -> list[Path]:
 def signature(runs_dir: Path) -> dict[str, tuple[int, int]]:
     """Changes when a file that the page shows does."""
     found = {}
-    for folder in (*find_runs(runs_dir), *runs_dir.glob("sweeps/*")):
+    for folder in (*find_runs(runs_dir), *(runs_dir / SWEEPS).glob("*")):
         for place in (folder, RunFolder(folder).evaluation, RunFolder(folder).visualization):
             for path in place.glob("*"):
                 try:
@@ -138,11 +140,11 @@ def read_run(path: Path) -> dict[str, Any]:
     def part(file: Path, read: Callable[[Path], Any], empty: Any, missing: str | None = None) -> Any:
         return attempt(problems, named(file, folder), lambda: read(file), empty, missing)
 
-    summary = part(folder.summary, read_mapping, {})
+    summary: Summary = part(folder.summary, lambda _: folder.read_summary(), Summary())
     config = part(folder.config, read_mapping, {}, f"{folder.config.name} is missing.")
     config = {key: plain(config[key]) for key in config if key in GROUP_OF}
-    split = part(folder.split, read_mapping, {})
-    tracking = part(folder.tracking, read_mapping, {})
+    split: Split | None = part(folder.split, lambda _: folder.read_split(), None)
+    tracking: Tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
     rows = part(folder.metrics, read_rows, [])
     if not rows:
         problems.append(f"Nothing was logged yet: {folder.metrics.name} is missing or has no whole line.")
@@ -150,20 +152,20 @@ def read_run(path: Path) -> dict[str, Any]:
     unfinished = f"The evaluation did not end: {named(evaluated.report, folder)} is missing."
     report = part(evaluated.report, Report.load, None, unfinished if evaluated.path.is_dir() else None)
 
-    started = number(summary.get("started"))
+    started = summary.started
     times = [row["time"] for row in rows if number(row.get("time")) is not None]
-    seconds = number(summary.get("seconds")) or (max(times) - min(times) if times else None)
-    status = part(folder.summary, lambda _: run_state(folder), "unknown") if summary else "unknown"
+    seconds = number(summary.seconds) or (max(times) - min(times) if times else None)
+    status = part(folder.summary, lambda _: run_state(folder), "unknown") if summary != Summary() else "unknown"
     best_epoch, best_accuracy = best_of(summary, rows)
     run = {
         "id": path.name,
         "status": status if status in STATUS else "unknown",
         "status_text": STATUS.get(status, STATUS["unknown"]),
-        "error": str(summary["error"]) if status == "failed" and summary.get("error") else None,
+        "error": summary.error if status == "failed" else None,
         "problems": problems,
         "config": config,
         "data": str(config.get("data_dir") if config.get("dataset") == "folder" else config.get("dataset", "?")),
-        "facts": {label: plain(summary[key]) for key, label in FACTS.items() if summary.get(key) is not None},
+        "facts": {label: plain(value) for key, label in FACTS.items() if (value := getattr(summary, key)) is not None},
         "started": started or min(times, default=None),
         "seconds": seconds,
         "best_epoch": best_epoch,
@@ -171,7 +173,7 @@ def read_run(path: Path) -> dict[str, Any]:
         "curves": curves_of(rows, started or min(times, default=0.0)),
         "report": report,
         "predictions": part(folder.shown, read_shown, []),
-        "lineage": part(folder.tracking, lambda _: lineage_of(folder, split, tracking, report), []),
+        "lineage": lineage_of(folder, split, tracking, report),
         "evaluate": folder.command("evaluate.py", "--checkpoint", folder.id),
         "visualize": folder.command("visualize.py", "--checkpoint", folder.id),
     }
@@ -185,10 +187,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def best_of(summary: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float | None, float | None]:
+def best_of(summary: Summary, rows: list[dict[str, Any]]) -> tuple[float | None, float | None]:
     """`(epoch, validation accuracy)` of the best epoch: from the summary, else from the curve."""
-    if number(summary.get("best/validation_accuracy")) is not None:
-        return number(summary.get("best/epoch")), number(summary["best/validation_accuracy"])
+    if summary.best_validation_accuracy is not None:
+        return number(summary.best_epoch), number(summary.best_validation_accuracy)
     scored = [(number(row.get("validation/accuracy")), number(row.get("epoch"))) for row in rows]
     best = max(((score, epoch) for score, epoch in scored if score is not None), key=lambda pair: pair[0], default=None)
     return (best[1], best[0]) if best else (None, None)
@@ -271,28 +273,26 @@ def web_address(value: Any) -> str | None:
 
 
 def lineage_of(
-    folder: RunFolder, split: dict[str, Any], tracking: dict[str, Any], report: Report | None
+    folder: RunFolder, split: Split | None, tracking: Tracking, report: Report | None
 ) -> list[dict[str, Any]]:
     """Dataset → training → model → evaluation, as `{"kind", "title", "lines", "url"}` each."""
 
     def artifacts(kind: str) -> list[str]:
-        logged = [a for a in tracking.get("artifacts", []) if a["type"] == kind]
-        return [f"{a['name']}:{', '.join(map(str, a.get('aliases') or ['latest']))}" for a in logged]
+        logged = [artifact for artifact in tracking.artifacts if artifact.type == kind]
+        return [f"{artifact.name}:{', '.join(artifact.aliases or ['latest'])}" for artifact in logged]
 
-    def digest(value: Any) -> str:
-        return f"sha256 {str(value)[:12]}…"
+    def digest(value: str) -> str:
+        return f"sha256 {value[:12]}…"
 
     steps: list[tuple[str, str, list[str], str | None]] = []
     if split:
-        held_out = len(split.get("validation") or [])
-        sizes = f"{split.get('train_size', '?')} images to train on, {held_out} held out for validation"
-        lines = [sizes, f"{len(split['classes'])} classes, seed {split.get('seed')}", digest(split.get("digest"))]
-        steps.append(("Dataset", str(split.get("dataset")), [*lines, *artifacts("dataset")], None))
-    jobs = tracking.get("runs", [])
-    modes = [f"W&B {job.get('job_type')}: {job.get('mode')}, project {job.get('project')}" for job in jobs]
+        sizes = f"{split.train_size} images to train on, {len(split.validation)} held out for validation"
+        lines = [sizes, f"{len(split.classes)} classes, seed {split.seed}", digest(split.digest)]
+        steps.append(("Dataset", split.dataset, [*lines, *artifacts("dataset")], None))
+    modes = [f"W&B {job.job_type}: {job.mode}, project {job.project}" for job in tracking.runs]
     steps.append(("Run", folder.id, list(dict.fromkeys(modes)) or ["Not recorded by W&B"], None))
     if folder.best.exists():
-        digests = [digest(a.get("digest")) for a in tracking.get("artifacts", []) if a["type"] == "model"][-1:]
+        digests = [digest(artifact.digest) for artifact in tracking.artifacts if artifact.type == "model"][-1:]
         steps.append(("Model", named(folder.best, folder), [*dict.fromkeys(artifacts("model")), *digests], None))
     if report:
         lines = [
@@ -305,7 +305,7 @@ def lineage_of(
     return [dict(zip(("kind", "title", "lines", "url"), step, strict=True)) for step in steps]
 
 
-def next_commands(folder: RunFolder, run: dict[str, Any], tracking: dict[str, Any]) -> list[dict[str, str]]:
+def next_commands(folder: RunFolder, run: dict[str, Any], tracking: Tracking) -> list[dict[str, str]]:
     """The commands a person may want next for this run, `{"why", "command"}`."""
     commands = []
     if run["status"] not in ("finished", "running") and folder.last.exists():
@@ -315,7 +315,7 @@ def next_commands(folder: RunFolder, run: dict[str, Any], tracking: dict[str, An
     if folder.best.exists():
         errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors")
         commands.append(("See its surest mistakes", errors))
-    if "'offline'" in str(tracking.get("runs")):
+    if any(job.mode == "offline" for job in tracking.runs):
         commands.append(("Send what was recorded offline to W&B", folder.command("sync.py")))
     return [{"why": why, "command": command} for why, command in commands]
 
@@ -334,15 +334,15 @@ def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
 def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
     """The sweeps under `runs_dir`, newest first: `{"id", "metric", "goal", "trials", "problems"}`."""
     sweeps = []
-    for folder in sorted((path for path in runs_dir.glob("sweeps/*") if path.is_dir()), reverse=True):
-        problems: list[str] = []
-        spec = attempt(problems, "sweep.yaml", partial(read_mapping, folder / "sweep.yaml"), {})
+    for path in sorted((path for path in (runs_dir / SWEEPS).glob("*") if path.is_dir()), reverse=True):
+        folder, problems = SweepFolder(path), list[str]()
+        spec = attempt(problems, folder.settings.name, partial(read_mapping, folder.settings), {})
         metric = spec.get("metric") if isinstance(spec.get("metric"), dict) else {}
-        missing = "trials.json is missing: no trial has ended yet."
-        trials = attempt(problems, "trials.json", partial(read_trials, folder / "trials.json"), [], missing)
+        missing = f"{folder.trials.name} is missing: no trial has ended yet."
+        trials = attempt(problems, folder.trials.name, partial(read_trials, folder.trials), [], missing)
         sweeps.append(
             {
-                "id": folder.name,
+                "id": path.name,
                 "metric": str(metric.get("name", "value")),
                 "goal": "minimize" if metric.get("goal") == "minimize" else "maximize",
                 "trials": trials,
@@ -353,15 +353,15 @@ def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_trials(path: Path) -> list[dict[str, Any]]:
-    """Errors: one of `UNREADABLE`."""
+    """Errors: `UserError` naming the file."""
     return [
         {
-            "number": int(trial["number"]),
-            "run_id": str(trial.get("run_id") or ""),
-            "state": str(trial["state"]).lower(),
-            "value": number(trial.get("value")),
-            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in GROUP_OF},
-            "error": str(trial["error"]) if trial.get("error") else None,
+            "number": trial.number,
+            "run_id": trial.run_id,
+            "state": trial.state.lower(),
+            "value": number(trial.value),
+            "parameters": {key: plain(value) for key, value in trial.parameters.items() if key in GROUP_OF},
+            "error": trial.error,
         }
-        for trial in json.loads(path.read_text(encoding="utf-8"))
+        for trial in read_record(path, list[TrialRecord])
     ]

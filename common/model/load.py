@@ -39,7 +39,7 @@ def load_model(
     device: torch.device,
     download: Callable[[str], Path | None] | None = None,
 ) -> Loaded:
-    """Loads the weights that `reference` names (`common.runs.resolve_checkpoint`), in eval mode, channels_last, convolutions
+    """Loads the weights that `reference` names (`common.runs.find.resolve_checkpoint`), in eval mode, channels_last, convolutions
     and BatchNorm fused. Errors: `UserError` when there is no such checkpoint, or it is damaged."""
     path, artifact = resolve_checkpoint(reference, runs_dir, download)
     state, metadata = load_weights(path)

@@ -3,60 +3,61 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from common.base.errors import UserError
-from common.runs.folder import RunFolder
+from common.runs.folder import SWEEPS, RunFolder
+from common.runs.records import LoggedArtifact
 
 
 def is_run(path: Path) -> bool:
-    """Whether train.py left anything in this folder."""
+    """Whether the folder is a run's, also of one that was killed before it had weights. The folder of the sweeps is not."""
     folder = RunFolder(path)
-    return any(p.exists() for p in (folder.config, folder.summary, folder.metrics, folder.last.parent))
+    left = (folder.config, folder.metrics, folder.summary, folder.checkpoints)
+    return path.name != SWEEPS and any(entry.exists() for entry in left)
 
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
-    """Every folder with a config, a summary or weights, oldest first."""
+    """The runs in `runs_dir`, oldest first."""
     root = Path(runs_dir)
-    folders = [RunFolder(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    runs = [folder for folder in folders if any(p.exists() for p in (folder.config, folder.summary, folder.best))]
-    return sorted(runs, key=_age)
+    return sorted((RunFolder(path) for path in root.iterdir() if is_run(path)), key=_age) if root.is_dir() else []
 
 
 def _age(folder: RunFolder) -> tuple[float, str]:
     with contextlib.suppress(UserError):
-        return float(folder.read_summary().get("started", 0.0)), folder.id
+        return folder.read_summary().started or 0.0, folder.id
     return 0.0, folder.id
 
 
 def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:
     """A run by id or folder. Errors: `UserError` naming `flag` and the ids there are."""
     for path in (Path(runs_dir) / reference, Path(reference)):
-        folder = RunFolder(path.resolve())
-        if path.is_dir() and (folder.config.exists() or folder.best.exists()):
-            return RunFolder(path)
+        if is_run(path.resolve()):
+            return RunFolder(path.resolve() if path.name in ("", "..") else path)
     known = [folder.id for folder in list_runs(runs_dir)][-5:]
     there = f"the newest there: {', '.join(reversed(known))}" if known else "there are no runs in it"
     raise UserError(f"{flag} {reference} is no run in {runs_dir} and no run's folder; {there}")
 
 
-def find_artifact(runs_dir: str | Path, reference: str) -> tuple[RunFolder, dict[str, Any]] | None:
+def logged_artifacts(runs_dir: str | Path) -> list[tuple[RunFolder, LoggedArtifact]]:
+    """All that the runs in `runs_dir` logged, the oldest first; a record that can't be read is passed over."""
+    logged: list[tuple[RunFolder, LoggedArtifact]] = []
+    for folder in list_runs(runs_dir):
+        with contextlib.suppress(UserError):
+            logged += [(folder, artifact) for artifact in folder.read_tracking().artifacts if artifact.files]
+    return sorted(logged, key=lambda entry: (entry[1].time, entry[0].id))
+
+
+def find_artifact(runs_dir: str | Path, reference: str) -> tuple[RunFolder, LoggedArtifact] | None:
     """`[entity/project/]name[:alias]` among the artifacts that the runs in `runs_dir` logged, as W&B would resolve it: versions
     count up in order of logging, and an alias is with the version that had it last. None: no such artifact."""
     name, _, alias = reference.rpartition("/")[2].partition(":")
-    logged = []
-    for folder in list_runs(runs_dir):
-        with contextlib.suppress(UserError):
-            logged += [(a["time"], folder, a) for a in folder.read_tracking()["artifacts"] if a["name"] == name]
-    logged.sort(key=lambda entry: (entry[0], entry[1].id))
-    versions: list[tuple[RunFolder, dict[str, Any]]] = []
-    for _, folder, artifact in logged:  # bytes that were logged before are no new version, as with W&B
-        same = next((i for i, (_, known) in enumerate(versions) if known["digest"] == artifact["digest"]), None)
-        if same is None:
-            versions.append((folder, artifact))
-    aliases = {f"v{number}": version for number, version in enumerate(versions)}
-    for _, folder, artifact in logged:
-        for given in (*artifact["aliases"], "latest"):
+    logged = [(folder, artifact) for folder, artifact in logged_artifacts(runs_dir) if artifact.name == name]
+    versions: dict[str, tuple[RunFolder, LoggedArtifact]] = {}
+    for folder, artifact in logged:  # bytes that were logged before are no new version, as with W&B
+        versions.setdefault(artifact.digest, (folder, artifact))
+    aliases = {f"v{number}": version for number, version in enumerate(versions.values())}
+    for folder, artifact in logged:
+        for given in (*artifact.aliases, "latest"):
             aliases[given] = (folder, artifact)
     return aliases.get(alias or "latest")
 
@@ -78,8 +79,7 @@ def resolve_checkpoint(
         return runs[-1].best, None
     if Path(reference).is_file():
         return Path(reference), None
-    is_run = ":" not in reference and any((root / reference).is_dir() for root in (Path(runs_dir), Path()))
-    if is_run:
+    if ":" not in reference and any((root / reference).is_dir() for root in (Path(runs_dir), Path())):
         folder = find_run(runs_dir, reference, "--checkpoint")
         if not folder.best.exists():
             raise UserError(
@@ -91,13 +91,8 @@ def resolve_checkpoint(
         return path, reference
     if found := find_artifact(runs_dir, reference):
         folder, artifact = found
-        return folder.path / artifact["files"][0], reference
-    names = {
-        f"{a['name']}:latest"
-        for folder in list_runs(runs_dir)
-        for a in folder.read_tracking()["artifacts"]
-        if a["type"] == "model"
-    }
+        return folder.path / artifact.files[0], reference
+    names = {f"{artifact.name}:latest" for _, artifact in logged_artifacts(runs_dir) if artifact.type == "model"}
     there = [folder.id for folder in list_runs(runs_dir)][-3:] + sorted(names)[:3]
     known = f"; there are {', '.join(there)}" if there else "; there are no runs"
     raise UserError(f"--checkpoint {reference} is no file, and no run or artifact in {runs_dir}{known}")

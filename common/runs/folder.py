@@ -16,7 +16,22 @@ import yaml
 
 from common.base.errors import UserError
 from common.base.files import read_json, read_json_lines, safe_name, write_atomic, write_json
+from common.base.locks import locked
+from common.base.records import read_record, write_record
 from common.config import RUNS_DIR, TrainConfig, as_dict
+from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
+
+SWEEPS = "sweeps"  # in runs_dir, beside the runs
+
+
+class Name:
+    """The path of something in a folder. `config = Name("config.yaml")` in a class with a `path` gives `folder.config`."""
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+    def __get__(self, folder: Any, owner: type) -> Path:
+        return folder.path.joinpath(*self.parts)
 
 
 @dataclass(frozen=True)
@@ -25,53 +40,69 @@ class EvaluationFolder:
 
     path: Path
 
-    report = property(lambda self: self.path / "report.json")
-    text = property(lambda self: self.path / "report.txt")
-    predictions = property(lambda self: self.path / "predictions.npz")
-    thumbnails = property(lambda self: self.path / "thumbnails.jpg")
+    report = Name("report.json")
+    text = Name("report.txt")
+    predictions = Name("predictions.npz")
+    thumbnails = Name("thumbnails.jpg")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/<run-id>/`, all that a run leaves."""
+    """`runs/<run-id>/`, all that a run leaves. No other place knows what a file in it is called."""
 
     path: Path
 
-    id = property(lambda self: self.path.name)
-    config = property(lambda self: self.path / "config.yaml")
-    metrics = property(lambda self: self.path / "metrics.jsonl")
-    summary = property(lambda self: self.path / "summary.json")
-    split = property(lambda self: self.path / "split.json")
-    tracking = property(lambda self: self.path / "tracking.json")
-    loss_figure = property(lambda self: self.path / "loss.png")
-    last = property(lambda self: self.path / "checkpoints" / "last.pt")
-    best = property(lambda self: self.path / "checkpoints" / "best.safetensors")
-    evaluation = property(lambda self: self.path / "evaluation")
-    visualization = property(lambda self: self.path / "visualization")
-    shown = property(lambda self: self.visualization / "predictions.json")
-    wandb = property(lambda self: self.path / "wandb")
+    config = Name("config.yaml")
+    metrics = Name("metrics.jsonl")
+    summary = Name("summary.json")
+    split = Name("split.json")
+    tracking = Name("tracking.json")
+    loss_figure = Name("loss.png")
+    lock = Name(".lock")
+    checkpoints = Name("checkpoints")
+    last = Name("checkpoints", "last.pt")
+    best = Name("checkpoints", "best.safetensors")
+    evaluation = Name("evaluation")
+    tables = Name("evaluation", "tables")
+    visualization = Name("visualization")
+    shown = Name("visualization", "predictions.json")
+    wandb = Name("wandb")
+    staging = Name("wandb", "staging")
+
+    @property
+    def id(self) -> str:
+        return self.path.name
 
     def evaluated(self, split: str = "test") -> EvaluationFolder:
         """The test set's evaluation is the run's; another's lies within it, and takes nothing of it away."""
         return EvaluationFolder(self.evaluation if split == "test" else self.evaluation / split)
 
-    def read_summary(self) -> dict[str, Any]:
-        """Empty where there is none."""
-        return read_json(self.summary) if self.summary.exists() else {}
+    def command(self, script: str, *words: str) -> str:
+        """A command about this run for a person to paste: quoted for the shell, with `--runs_dir` where it isn't `runs`."""
+        runs_dir = self.path.parent
+        place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", str(runs_dir)]
+        return shlex.join(["python", script, *words, *place])
+
+    def read_summary(self) -> Summary:
+        """Where there is none, nothing is known. Errors: `UserError` naming the file."""
+        return read_record(self.summary, Summary) if self.summary.exists() else Summary()
 
     def update_summary(self, **values: Any) -> None:
-        """Adds to summary.json; it always says when it was last true."""
-        write_json(self.summary, {**self.read_summary(), **values, "updated": time.time()})
+        """Adds to summary.json, by its keys; it always says when it was last true."""
+        assert values.keys() <= SUMMARY_KEYS, f"Summary has no {values.keys() - SUMMARY_KEYS}"
+        known = read_json(self.summary) if self.summary.exists() else {}
+        write_json(self.summary, {**known, **values, "updated": time.time()})
 
-    def read_tracking(self) -> dict[str, list[dict[str, Any]]]:
-        """What W&B was told of this run: `runs`, `artifacts` and `tables`."""
-        known = read_json(self.tracking) if self.tracking.exists() else {}
-        return {"runs": [], "artifacts": [], "tables": [], **known}
+    def read_split(self) -> Split:
+        """Errors: `UserError` naming the file, also when there is none."""
+        return read_record(self.split, Split)
 
-    def command(self, script: str, *words: str) -> str:
-        """A command for a person, quoted for the shell, with `--runs_dir` where it is needed."""
-        place = [] if self.path.parent == Path(RUNS_DIR) else ["--runs_dir", str(self.path.parent)]
-        return shlex.join(["python", script, *words, *place])
+    def read_tracking(self) -> Tracking:
+        """Where there is none, W&B was told nothing. Errors: `UserError` naming the file."""
+        return read_record(self.tracking, Tracking) if self.tracking.exists() else Tracking()
+
+    def write_tracking(self, tracking: Tracking) -> None:
+        write_record(self.tracking, tracking)
 
     def _remove_leftovers(self) -> None:
         """Removes what processes that were killed were writing: temporary files, which have the process's id in their name."""
@@ -83,18 +114,30 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process a run. Errors: `UserError` when another holds it. The lock ends with the process, however it ends."""
-        import fcntl
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"run {self.id} is in use by another process; wait for it, or choose another --run_id"
-                ) from None
+        in_use = f"run {self.id} is in use by another process; wait for it, or choose another --run_id"
+        with locked(self.lock, in_use):
             self._remove_leftovers()
             yield
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """`runs/sweeps/<sweep-id>/`, what an offline sweep leaves beside its runs."""
+
+    path: Path
+
+    settings = Name("sweep.yaml")
+    study = Name("study.db")
+    trials = Name("trials.json")
+    lock = Name(".lock")
+
+    def log(self, number: int) -> Path:
+        """What the trial printed."""
+        return self.path / f"{number}.log"
+
+
+def sweep_folder(runs_dir: Path, sweep_id: str) -> SweepFolder:
+    return SweepFolder(runs_dir / SWEEPS / sweep_id)
 
 
 def new_run_id() -> str:
@@ -108,6 +151,8 @@ def plan_run(runs_dir: str, run_id: str | None) -> RunFolder:
     or `runs_dir` can't be written."""
     chosen = safe_name(run_id or os.environ.get("WANDB_RUN_ID") or new_run_id(), "--run_id")
     folder = RunFolder(Path(runs_dir) / chosen)
+    if chosen == SWEEPS:
+        raise UserError(f"--run_id is {SWEEPS}, but {folder.path} is the folder of the sweeps; choose another id")
     if folder.config.exists():
         raise UserError(
             f"--run_id {chosen} is taken: {folder.path} holds a run; go on with --resume {chosen}, or choose another id"
@@ -131,10 +176,10 @@ def check_writable(folder: Path, flag: str) -> None:
         raise UserError(f"{flag} is {str(folder)!r}, which can't be written: {error.strerror}") from None
 
 
-def create_run(folder: RunFolder, config: TrainConfig, split: dict[str, Any]) -> None:
+def create_run(folder: RunFolder, config: TrainConfig, split: Split) -> None:
     """Writes split.json, summary.json and, last, config.yaml: with it the run can be seen, and its id is taken."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_json(folder.split, split)
+    write_record(folder.split, split)
     folder.update_summary(run_id=folder.id, job_type="train", started=time.time(), seconds=0.0)
     mark_running(folder)
     save_config(folder, config)
@@ -153,12 +198,10 @@ def save_config(folder: RunFolder, config: TrainConfig) -> None:
 def load_config(folder: RunFolder) -> TrainConfig:
     """config.yaml as a `TrainConfig`. Errors: `UserError` naming the file."""
     try:
-        values = yaml.safe_load(folder.config.read_text())
+        values: Any = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("not a mapping")
-        return TrainConfig.of(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        return TrainConfig.of(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder.config} can't be read as a run's config: {error}") from None
 
@@ -166,18 +209,19 @@ def load_config(folder: RunFolder) -> TrainConfig:
 def run_state(folder: RunFolder) -> str:
     """`finished`, `interrupted`, `failed`, `running`, `crashed`, or `unknown` for a folder without a summary."""
     summary = folder.read_summary()
-    status = summary.get("status", "unknown")
-    if status == "running" and summary.get("host") == socket.gethostname() and not _alive(summary.get("pid", 0)):
+    if summary.status == "running" and summary.host == socket.gethostname() and not _alive(summary.pid or 0):
         return "crashed"
-    return status
+    return summary.status
 
 
 def _alive(pid: int) -> bool:
+    if os.name != "posix":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError, TypeError):
+    except (PermissionError, OverflowError):
         pass
     return True
 

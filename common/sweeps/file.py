@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import optuna
 import yaml
@@ -18,6 +18,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from common.base.errors import UserError
 from common.cli import parse_train
 from common.config import GROUP_OF, IN_SWEEPS
+
+Goal = Literal["minimize", "maximize"]
+Word = TypeVar("Word", bound=str)
 
 KEYS = {
     "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
@@ -47,13 +50,19 @@ class Parameter:
             return drawn
         return drawn * self.q if isinstance(self.q, int) else round(drawn * self.q, 12)
 
-    def all_drawn(self) -> Sequence[Any] | None:
-        """What can be drawn, in order, where that can be counted."""
+    def all_drawn(self) -> Sequence[Any]:
+        """What can be drawn, in order; nothing where that has no end."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.distribution.choices
         if isinstance(self.distribution, IntDistribution):
             return range(self.distribution.low, self.distribution.high + 1)
-        return None
+        return ()
+
+    def examples(self) -> list[Any]:
+        """The values by which a flag shows whether it takes them all: the choices, or the ends of a range."""
+        if isinstance(self.distribution, IntDistribution | FloatDistribution):
+            return [self.value(end) for end in (self.distribution.low, self.distribution.high)]
+        return [self.value(drawn) for drawn in self.all_drawn()]
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Sweep:
     program: str
     method: str
     metric: str
-    goal: str
+    goal: Goal
     parameters: dict[str, Parameter]
     pruner: optuna.pruners.BasePruner
     command: tuple[str, ...]
@@ -98,7 +107,8 @@ class Sweep:
         """The number of trials there can be at most."""
         if self.method != "grid":
             return self.run_cap
-        return min(self.run_cap, math.prod(len(parameter.all_drawn()) for parameter in self.parameters.values()))
+        combinations: int = math.prod(len(parameter.all_drawn()) for parameter in self.parameters.values())
+        return min(self.run_cap, combinations)
 
 
 def flags(values: dict[str, Any]) -> list[str]:
@@ -133,7 +143,7 @@ def _sweep(text: str, spec: dict[str, Any]) -> Sweep:
         str(name): _parameter(f"parameters.{name}", str(name), _mapping(given, f"parameters.{name}"))
         for name, given in _mapping(spec.get("parameters"), "parameters").items()
     }
-    endless = [name for name, parameter in parameters.items() if parameter.all_drawn() is None]
+    endless = [name for name, parameter in parameters.items() if not parameter.all_drawn()]
     if method == "grid" and endless:
         raise UserError(f"parameters.{endless[0]} has no end of values; with method grid give it `values`")
     run_cap = spec.get("run_cap", math.inf)
@@ -170,12 +180,10 @@ def _parameter(where: str, name: str, spec: dict[str, Any]) -> Parameter:
 
     if kind in ("constant", "categorical"):
         parameter = Parameter(CategoricalDistribution(_choices(spec, where)))
-        candidates = parameter.all_drawn()
     else:
         parameter = _numeric(kind, spec["min"], spec["max"], spec.get("q", 1), where)
-        candidates = [parameter.value(end) for end in (parameter.distribution.low, parameter.distribution.high)]
-    for candidate in candidates:
-        _check_flag(where, name, candidate)
+    for value in parameter.examples():
+        _check_flag(where, name, value)
     return parameter
 
 
@@ -269,7 +277,7 @@ def _only(mapping: dict[Any, Any], allowed: set[str], where: str) -> None:
         )
 
 
-def _one_of(value: Any, allowed: tuple[str, ...], where: str) -> str:
+def _one_of(value: Any, allowed: tuple[Word, ...], where: str) -> Word:
     if value not in allowed:
         raise UserError(f"{where} is {value!r}; supported here: {', '.join(allowed)}")
     return value

@@ -8,16 +8,12 @@ Whether a trial is alive is asked of its log: the process that runs the sweep lo
 its output, and the kernel lets go when the last of the two has ended, however that came about.
 """
 
-import contextlib
-import fcntl
 import itertools
 import math
 import os
 import re
-import shlex
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.base.errors import UserError
 from common.base.files import write_atomic, write_json
+from common.base.locks import locked
 from common.config import RUNS_DIR
-from common.runs.folder import RunFolder, read_metrics, run_state
+from common.runs.folder import RunFolder, read_metrics, run_state, sweep_folder
+from common.runs.records import TrialRecord
 from common.sweeps.file import Sweep, flags
 
 
@@ -46,7 +44,9 @@ class LocalTrial:
     stops: int = 0
     """How often it was told to stop; the second time it stops without saving."""
 
-    number = property(lambda self: self.trial.number)
+    @property
+    def number(self) -> int:
+        return self.trial.number
 
     def stop(self) -> None:
         self.stops += 1
@@ -56,12 +56,12 @@ class LocalTrial:
 class LocalSweep:
     """A sweep file, its folder and its study. Several of them, in several processes, may share a folder."""
 
-    def __init__(self, sweep: Sweep, runs_dir: Path, sweep_id: str):
+    def __init__(self, sweep: Sweep, runs_dir: Path, sweep_id: str) -> None:
         """Begins the sweep, or goes on with it. Errors: `UserError` when it was begun with another sweep file."""
         self.sweep, self.runs_dir, self.id = sweep, runs_dir, sweep_id
-        self.folder = runs_dir / "sweeps" / sweep_id
-        with self.locked():
-            copy = self.folder / "sweep.yaml"
+        self.folder = sweep_folder(runs_dir, sweep_id)
+        with locked(self.folder.lock):
+            copy = self.folder.settings
             if not copy.exists():
                 write_atomic(copy, sweep.text)
             elif yaml.safe_load(copy.read_text()) != yaml.safe_load(sweep.text):
@@ -73,7 +73,7 @@ class LocalSweep:
     def _open_study(self) -> optuna.Study:
         bayes = self.sweep.method == "bayes"  # the grid needs no sampler: its points are put in Optuna's queue
         sampler = optuna.samplers.TPESampler(constant_liar=True) if bayes else optuna.samplers.RandomSampler()
-        database = self.folder.resolve() / "study.db"
+        database = self.folder.study.resolve()
         try:
             return optuna.create_study(
                 storage=optuna.storages.RDBStorage(
@@ -90,14 +90,6 @@ class LocalSweep:
                 f"{database} can't be opened: {type(error).__name__}: {error}; choose another --sweep_id"
             ) from error
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time chooses and claims trials."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def run_folder(self, number: int) -> RunFolder:
         return RunFolder(self.runs_dir / f"{self.id}-{number}")
 
@@ -108,7 +100,7 @@ class LocalSweep:
 
     def begin_trial(self, count: float) -> LocalTrial | None:
         """The next trial, running. None: the sweep has `count` already, or the whole grid."""
-        with self.locked():
+        with locked(self.folder.lock):  # one process at a time chooses and claims trials
             self._settle_the_dead()
             trials = self.study.get_trials(deepcopy=False)
             waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
@@ -144,7 +136,11 @@ class LocalSweep:
 
     def _claim(self, number: int) -> BinaryIO | None:
         """The trial's log, locked for as long as it or a process that inherits it is open. None: the trial is alive."""
-        log = open(self.folder / f"{number}.log", "ab")
+        try:
+            import fcntl  # by hand, since no library hands a lock on to a child process
+        except ImportError:
+            raise UserError("sweep.py needs Linux or macOS; on Windows use WSL, or `wandb sweep`") from None
+        log = open(self.folder.log(number), "ab")
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -196,7 +192,7 @@ class LocalSweep:
                 return "interrupted"
             error = f"never logged {self.sweep.metric}"
             if status != 0:
-                said = running.run.read_summary().get("error") or _last_error(self.folder / f"{running.number}.log")
+                said = running.run.read_summary().error or _last_error(self.folder.log(running.number))
                 error = f"exit status {status}: {said}"
             running.trial.set_user_attr("error", error)
             self.study.tell(running.trial, state=TrialState.FAIL)
@@ -206,34 +202,31 @@ class LocalSweep:
         """Whether trials run that are other processes', or outlived theirs; asked while this process runs none."""
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
-    def records(self) -> list[dict[str, Any]]:
-        """The trials that have begun, as trials.json has them; the state is Optuna's: running, complete, pruned or fail.
-
-        The value is the best that the trial logged, not the last: it is what best.safetensors holds.
-        """
+    def records(self) -> list[TrialRecord]:
+        """The trials that have begun, as trials.json has them."""
         trials = self.study.get_trials(deepcopy=False)
         again = _retried(trials)
         return [
-            {
-                "number": trial.number,
-                "run_id": self.run_folder(trial.number).id,
-                "state": trial.state.name.lower(),
-                "value": self.sweep.best([*trial.intermediate_values.values(), *(trial.values or [])], default=None),
-                "parameters": self.sweep.values(trial.params),
-                "error": f"interrupted, run again as trial {again[trial.number]}"
+            TrialRecord(
+                number=trial.number,
+                run_id=self.run_folder(trial.number).id,
+                state=trial.state.name.lower(),
+                value=self.sweep.best([*trial.intermediate_values.values(), *(trial.values or [])], default=None),
+                parameters=self.sweep.values(trial.params),
+                error=f"interrupted, run again as trial {again[trial.number]}"
                 if trial.number in again
                 else trial.user_attrs.get("error"),
-            }
+            )
             for trial in trials
             if trial.state != TrialState.WAITING
         ]
 
     def save_records(self) -> None:
-        write_json(self.folder / "trials.json", self.records())
+        write_json(self.folder.trials, [asdict(record) for record in self.records()])
 
-    def best_record(self) -> dict[str, Any] | None:
-        complete = [record for record in self.records() if record["state"] == "complete"]
-        return self.sweep.best(complete, key=lambda record: record["value"], default=None)
+    def best_record(self) -> TrialRecord | None:
+        complete = [record for record in self.records() if record.state == "complete"]
+        return self.sweep.best(complete, key=lambda record: record.value, default=None)
 
     def searched(self, values: dict[str, Any]) -> str:
         """Those that differ between trials, as short flags."""
@@ -244,17 +237,15 @@ class LocalSweep:
         """The trials, the best first."""
         metric, sign = self.sweep.metric, -1 if self.sweep.goal == "maximize" else 1
         lines = [f"trial  state     {metric}  parameters"]
-        for r in sorted(self.records(), key=lambda r: (r["value"] is None, sign * (r["value"] or 0), r["number"])):
-            value = "" if r["value"] is None else f"{r['value']:.4f}"
-            error = f"  ({r['error']})" if r["error"] else ""
-            lines.append(
-                f"{r['number']:>5}  {r['state']:<8}  {value:<{len(metric)}}  {self.searched(r['parameters'])}{error}"
-            )
+        for r in sorted(self.records(), key=lambda r: (r.value is None, sign * (r.value or 0), r.number)):
+            value = "" if r.value is None else f"{r.value:.4f}"
+            error = f"  ({r.error})" if r.error else ""
+            lines.append(f"{r.number:>5}  {r.state:<8}  {value:<{len(metric)}}  {self.searched(r.parameters)}{error}")
         return "\n".join(lines)
 
-    def best_command(self, record: dict[str, Any]) -> str:
+    def best_command(self, record: TrialRecord) -> str:
         """What trains the trial's model again, to be pasted."""
-        return shlex.join(["python", self.sweep.program, *flags(record["parameters"])])
+        return self.run_folder(record.number).command(self.sweep.program, *flags(record.parameters))
 
 
 def _retried(trials: list[FrozenTrial]) -> dict[int, int]:

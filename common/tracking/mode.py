@@ -7,17 +7,19 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from typing import Any, Literal
 
 import wandb
 
 PROJECT = "resnext-finetuning"
+Mode = Literal["online", "offline", "disabled"]
 
 # Of W&B's settings, overridden by their environment variables: what a dead server may cost, in seconds, and how much of an
 # offline log a power cut may take.
 SETTINGS = {"init_timeout": 30, "finish_timeout": 300, "x_transaction_log_flush_interval": 1}
 
 
-def choose_mode() -> str:
+def choose_mode() -> Mode:
     """`WANDB_MODE` when it is set; else online with credentials, and offline without. Never prompts."""
     given = os.environ.get("WANDB_MODE", "").strip().lower()
     if given in ("dryrun", "offline"):
@@ -27,9 +29,11 @@ def choose_mode() -> str:
     return "online" if logged_in() else "offline"
 
 
-def _variable(setting: str) -> str:
-    """The environment variable of a client's setting: those whose names begin with x_ have two underscores."""
-    return f"WANDB_{setting.upper().removeprefix('X')}"
+def client_settings() -> dict[str, Any]:
+    """Ours, but for those that the environment sets. Its variables have two underscores for a setting that begins with x_."""
+    settings = {k: v for k, v in SETTINGS.items() if f"WANDB_{k.upper().removeprefix('X')}" not in os.environ}
+    # Its own lines repeat ours; `WANDB_SILENT=false` brings them back.
+    return {**settings, "finish_timeout_raises": True, **({"silent": True} if "WANDB_SILENT" not in os.environ else {})}
 
 
 def server_answers() -> bool:

@@ -1,4 +1,4 @@
-"""The only module that imports wandb. W&B trouble never stops a run: it is said once, and the run folder has everything.
+"""A script's W&B run. W&B's trouble never stops the script: it is said once, and the run folder has everything.
 
 A W&B run lives beside what it is about: its own logs in `runs/<id>/wandb` (unless `WANDB_DIR` says otherwise), and what it was
 told in `runs/<id>/tracking.json`, from which artifacts are found offline and `sync.py` checks what the server has.
@@ -20,12 +20,15 @@ import wandb
 
 from common.base.errors import RunError
 from common.base.files import disk_errors, sha256_of, write_json
+from common.base.text import one_line
 from common.runs.folder import RunFolder
-from common.tracking.mode import PROJECT, SETTINGS, _variable, choose_mode, server_answers
-from common.tracking.server import logged_rows
+from common.runs.records import LoggedArtifact, LoggedTable, TrackedRun
+from common.tracking.artifacts import LocalFiles
+from common.tracking.logs import logged_rows
+from common.tracking.mode import PROJECT, Mode, choose_mode, client_settings, server_answers
 
 
-def _safely(method: Callable) -> Callable:
+def _safely(method: Callable[..., Any]) -> Callable[..., Any]:
     """W&B's errors are said once a run, and the program goes on; a full disk is not W&B's."""
 
     @functools.wraps(method)
@@ -41,20 +44,20 @@ def _safely(method: Callable) -> Callable:
 
 
 class Run:
-    """One W&B run: online, offline, or with `mode` disabled nothing but the records in the run folder."""
+    """One W&B run: online, offline, or with `run` None nothing but the records in the run folder."""
 
-    def __init__(self, folder: RunFolder, record: dict[str, Any], run: Any) -> None:
-        self.folder, self._record, self._run = folder, record, run
-        self.id, self.mode = record["id"], record["mode"]
+    def __init__(self, folder: RunFolder, record: TrackedRun, run: wandb.Run | None, last_step: int = -1) -> None:
+        """last_step: of the rows that W&B holds already."""
+        self.folder, self._record, self._run, self._last_step = folder, record, run, last_step
+        self.id, self.mode = record.id, record.mode
         self.url = run.url if run is not None and self.mode == "online" else None
         self._said: set[str] = set()
-        self._last_step = -1
         self._logged: set[str] = set()
         self._sent_all = True
 
     def _trouble(self, what: str) -> None:
         self._sent_all = False
-        what = " ".join(what.split())[:300]
+        what = one_line(what, 300)
         if what not in self._said:
             self._said.add(what)
             print(f"W&B: {what}; going on, {self.folder.path} keeps everything", file=sys.stderr)
@@ -77,9 +80,9 @@ class Run:
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A W&B Table, and the same as JSON in the run folder, since W&B's offline viewer shows no Tables."""
-        file = self.folder.evaluation / "tables" / f"{key.replace('/', '-')}.json"
+        file = self.folder.tables / f"{key.replace('/', '-')}.json"
         write_json(file, {"columns": list(columns), "rows": [list(row) for row in rows]})
-        self._remember("tables", {"key": key, "run_id": self.id, "file": self._relative(file), "time": time.time()})
+        self._remember(LoggedTable(key, self.id, self._relative(file), time.time()))
         self._log_media(key, lambda: wandb.Table(columns=list(columns), data=[list(row) for row in rows]))
 
     def log_confusion_matrix(self, key: str, labels: Any, predictions: Any, classes: Sequence[str]) -> None:
@@ -103,57 +106,64 @@ class Run:
             self._run.summary.update(values)
 
     def log_artifact(
-        self, name: str, type: str, files: Sequence[Path], aliases: Sequence[str] = (), metadata: dict | None = None
+        self,
+        name: str,
+        type: str,
+        files: Sequence[Path],
+        aliases: Sequence[str] = (),
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Logs files as an artifact. They are referred to where they lie, not copied: a run keeps one copy of its weights."""
-        artifact = {
-            "name": name,
-            "type": type,
-            "aliases": list(aliases),
-            "digest": sha256_of(*files),
-            "files": [self._relative(file) for file in files],
-            "metadata": metadata or {},
-            "run_id": self.id,
-            "time": time.time(),
-        }
-        # After a resume it may be logged already: an offline log has it, but a server may not, and recognizes what it has.
-        if self._remember_artifact(artifact) or self.mode == "online":
-            self._log_artifact(name, type, files, list(aliases), metadata or {})
+        """Logs files as an artifact. After a resume it may be logged already: an offline log then has it, but a server may not,
+        and recognizes what it has."""
+        artifact = self._describe(name, type, files, aliases, metadata)
+        if self._remember_once(artifact) or self.mode == "online":
+            self._log_artifact(LocalFiles(artifact, list(files)))
 
-    def _remember_artifact(self, artifact: dict[str, Any]) -> bool:
+    def _describe(
+        self,
+        name: str,
+        type: str,
+        files: Sequence[Path],
+        aliases: Sequence[str] = (),
+        metadata: dict[str, Any] | None = None,
+        used: bool = False,
+    ) -> LoggedArtifact:
+        return LoggedArtifact(
+            name=name,
+            type=type,
+            aliases=list(aliases),
+            digest=sha256_of(*files),
+            files=[self._relative(file) for file in files],
+            time=time.time(),
+            run_id=self.id,
+            metadata=metadata or {},
+            used=used,
+        )
+
+    def _remember_once(self, artifact: LoggedArtifact) -> bool:
         """→ whether it is new."""
-        known, same = self.folder.read_tracking()["artifacts"], ("name", "aliases", "digest", "run_id")
-        new = not any(all(other[key] == artifact[key] for key in same) for other in known)
+        new = all(artifact.identity != known.identity for known in self.folder.read_tracking().artifacts)
         if new:
-            self._remember("artifacts", artifact)
+            self._remember(artifact)
         return new
 
     @_safely
-    def _log_artifact(self, name: str, type: str, files: Sequence[Path], aliases: list[str], metadata: dict) -> None:
-        if self._run is None:
-            return
-        artifact = wandb.Artifact(name, type, metadata=metadata)
-        for file in files:
-            artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact, aliases=aliases)
-        self._logged.add(artifact.digest)
+    def _log_artifact(self, local: LocalFiles) -> None:
+        if self._run is not None:
+            artifact = local.made()
+            self._run.log_artifact(artifact, aliases=local.aliases)
+            self._logged.add(artifact.digest)
 
     @_safely
     def use_dataset(self, name: str, file: Path) -> None:
         """Says that the run trains on this data: lineage reads dataset → model. Offline the client can't say `uses`, so the
         artifact is logged."""
         if self.mode == "online" and self._run is not None:
-            artifact = wandb.Artifact(name, "dataset")
-            artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
-            self._remember_dataset(name, file)
-            self._run.use_artifact(artifact)
+            artifact = self._describe(name, "dataset", [file], used=True)
+            self._remember_once(artifact)
+            self._run.use_artifact(LocalFiles(artifact, [file]).made())
         else:
             self.log_artifact(name, "dataset", [file])
-
-    def _remember_dataset(self, name: str, file: Path) -> None:
-        artifact = {"name": name, "type": "dataset", "aliases": [], "digest": sha256_of(file), "metadata": {}}
-        files = [self._relative(file)]
-        self._remember_artifact({**artifact, "files": files, "run_id": self.id, "time": time.time(), "used": True})
 
     @_safely
     def use_model(self, artifact: str | None, run_id: str) -> None:
@@ -174,19 +184,19 @@ class Run:
         refused for good, so the server is asked."""
         if self._run is None:
             return
-        self._record["exit_code"] = exit_code  # so that sync.py can end the run on the server as it ended here
+        self._record.exit_code = exit_code  # so that sync.py can end the run on the server as it ended here
         with contextlib.suppress(OSError):  # a full disk must not hide why a run ends
             _write_record(self.folder, self._record)
         try:
             self._run.finish(exit_code=exit_code)
-            if self.mode == "online" and not self._arrived():
+            if self.mode == "online" and not self._arrived(self._run.path):
                 self._trouble("the server has refused a part of the run")
         except Exception as error:
             self._trouble(f"not everything was sent ({error})")
 
-    def _arrived(self) -> bool:
+    def _arrived(self, path: str) -> bool:
         """Whether the server has the last row and the artifacts of this process. It may count them a moment late."""
-        run = wandb.Api(timeout=20).run(self._run.path)
+        run = wandb.Api(timeout=20).run(path)
         for wait in (0, 1, 2, 4):
             time.sleep(wait)
             if run.lastHistoryStep < self._last_step:
@@ -201,23 +211,33 @@ class Run:
             return []
         if self.mode == "online" and self._sent_all:
             return [f"W&B: {self.url}"]
-        parent, directories = self.folder.path.parent, [str(self.folder.path / part) for part in self._record["dirs"]]
-        place = "" if parent == Path("runs") else f" --runs_dir {shlex.quote(str(parent))}"
-        view, check = f"view: wandb leet {directories[-1]}", f"python sync.py {self.folder.id}{place}"
+        logs = [str(self.folder.path / directory) for directory in self._record.dirs]
+        view, check = shlex.join(["wandb", "leet", logs[-1]]), self.folder.command("sync.py", self.folder.id)
         if self.mode == "online":  # `wandb sync` passes over runs that were online
-            return [f"W&B: {self.url}, where something is missing", f"     {view}", f"     send the rest: {check}"]
-        send = f"W&B (offline) send: wandb sync {' '.join(directories)}"
-        return [f"W&B (offline) {view}", send, f"           or, checked afterwards: {check}"]
+            return [
+                f"W&B: {self.url}, where something is missing",
+                f"     view: {view}",
+                f"     send the rest: {check}",
+            ]
+        send = shlex.join(["wandb", "sync", *logs])
+        return [
+            f"W&B (offline) view: {view}",
+            f"W&B (offline) send: {send}",
+            f"           or, checked afterwards: {check}",
+        ]
 
     def _relative(self, path: Path) -> str:
         """Relative to the run folder where possible, so that the folder can be moved."""
         return os.path.relpath(path.resolve(), self.folder.path.resolve())
 
-    def _remember(self, kind: str, entry: dict[str, Any]) -> None:
-        known = self.folder.read_tracking()
-        known[kind] = [*known[kind], entry]
+    def _remember(self, entry: LoggedArtifact | LoggedTable) -> None:
+        tracking = self.folder.read_tracking()
+        if isinstance(entry, LoggedTable):
+            tracking.tables.append(entry)
+        else:
+            tracking.artifacts.append(entry)
         with disk_errors(self.folder.tracking):
-            write_json(self.folder.tracking, known)
+            self.folder.write_tracking(tracking)
 
 
 def start(
@@ -235,73 +255,64 @@ def start(
     """Begins the W&B run `run_id` (None: a new one), or goes on with it. Never raises for W&B's trouble: a server that can't be
     reached makes an offline run."""
     # What W&B stages for an upload lies with the run, not in the user's data folder; it reads this once, at its start.
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder.path / "wandb" / "staging").resolve()))
-    mode = choose_mode()
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.staging.resolve()))
     run_id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
     project = project or os.environ.get("WANDB_PROJECT") or PROJECT
-    earlier = next((run for run in folder.read_tracking()["runs"] if run["id"] == run_id), None)
-    options = {
-        "id": run_id,
-        "name": name or os.environ.get("WANDB_NAME") or run_id,
-        "project": project,
-        "entity": entity or None,
-        "group": group or os.environ.get("WANDB_RUN_GROUP") or None,
-        "tags": list(tags) or None,
-        "job_type": job_type,
-        "config": config,
-        "dir": os.environ.get("WANDB_DIR") or str(folder.path),
-        "resume": "allow",
-    }
-    run = None
-    if mode != "disabled":
-        run, mode = _begin(mode, options)
-    record = {
-        "id": run_id,
-        "job_type": job_type,
-        "project": project,
-        "entity": entity,
-        "mode": mode,
-        "started": time.time(),
-    }
-    record["dirs"] = list(earlier["dirs"]) if earlier else []
+    earlier = next((run for run in folder.read_tracking().runs if run.id == run_id), None)
+    dirs = list(earlier.dirs) if earlier else []
+    run, mode = _begin(
+        choose_mode(),
+        {
+            "id": run_id,
+            "name": name or os.environ.get("WANDB_NAME") or run_id,
+            "project": project,
+            "entity": entity or None,
+            "group": group or os.environ.get("WANDB_RUN_GROUP") or None,
+            "tags": list(tags) or None,
+            "job_type": job_type,
+            "config": config,
+            "dir": os.environ.get("WANDB_DIR") or str(folder.path),
+            "resume": "allow",
+        },
+    )
+    record = TrackedRun(run_id, job_type, project, entity, mode, time.time(), dirs)
+    last_step = -1
     if run is not None:
+        if dirs:
+            last_step = (
+                run.step - 1 if mode == "online" else max(logged_rows(folder.path / d for d in dirs), default=-1)
+            )
         directory = Path(run.settings.sync_dir).resolve()
-        record["dirs"].append(os.path.relpath(directory, folder.path.resolve()))
+        record.dirs = [*dirs, os.path.relpath(directory, folder.path.resolve())]
         # Under W&B's agent, the sweep says which run and project it is.
-        record["id"], record["project"], record["entity"] = run.id, run.project, run.entity or entity
+        record.id, record.project, record.entity = run.id, run.project, run.entity or entity
     with disk_errors(folder.tracking):
         _write_record(folder, record)
-    tracked = Run(folder, record, run)
-    if run is not None and earlier and earlier["dirs"]:
-        tracked._last_step = (
-            run.step - 1 if mode == "online" else max(logged_rows(folder.path / d for d in earlier["dirs"]), default=-1)
-        )
-    return tracked
+    return Run(folder, record, run, last_step)
 
 
-def _write_record(folder: RunFolder, record: dict[str, Any]) -> None:
+def _write_record(folder: RunFolder, record: TrackedRun) -> None:
     """Puts what is known of a W&B run into tracking.json, in its earlier record's place."""
-    known = folder.read_tracking()
-    known["runs"] = [other for other in known["runs"] if other["id"] != record["id"]] + [record]
-    write_json(folder.tracking, known)
+    tracking = folder.read_tracking()
+    tracking.runs = [other for other in tracking.runs if other.id != record.id] + [record]
+    folder.write_tracking(tracking)
 
 
-def _begin(mode: str, options: dict[str, Any]) -> tuple[Any, str]:
+def _begin(mode: Mode, options: dict[str, Any]) -> tuple[wandb.Run | None, Mode]:
     """The W&B run and the mode it came to be in; none when not even an offline run can be made."""
-    settings = {key: value for key, value in SETTINGS.items() if _variable(key) not in os.environ}
-    # Its own lines repeat ours; `WANDB_SILENT=false` brings them back.
-    settings |= {"finish_timeout_raises": True} | ({"silent": True} if "WANDB_SILENT" not in os.environ else {})
+    if mode == "disabled":
+        return None, mode
     logs, its_own = Path(options["dir"]) / "wandb", f"*run-*-{options['id']}"
     earlier = set(logs.glob(its_own))
-    reachable = mode != "online" or server_answers()
-    for attempt in dict.fromkeys((mode, "offline") if reachable else ("offline",)):
+    attempts: list[Mode] = [mode] if mode == "offline" else ["online", "offline"] if server_answers() else ["offline"]
+    for attempt in attempts:
         try:
-            run = wandb.init(mode=attempt, settings=wandb.Settings(**settings), **options)
+            run = wandb.init(mode=attempt, settings=wandb.Settings(**client_settings()), **options)
             if attempt != mode:
                 print("W&B: the server can't be reached; this run is offline", file=sys.stderr)
             return run, attempt
         except Exception as error:
-            print(f"W&B: no {attempt} run ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+            print(f"W&B: no {attempt} run ({one_line(error, 200)})", file=sys.stderr)
             # Else the id would stay taken in this process, and an empty log would be offered to `wandb sync`.
             wandb.teardown()
             for left in set(logs.glob(its_own)) - earlier:

@@ -13,7 +13,7 @@ from torchvision.models import ResNet
 
 from common.base.device import choose_amp, choose_device, device_name, memory_errors
 from common.base.errors import UserError
-from common.base.files import disk_errors, read_json
+from common.base.files import disk_errors
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.config import Recipe, TrainConfig, as_dict
@@ -26,6 +26,7 @@ from common.model.build import build_model, describe, set_trainable
 from common.model.weights import read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, save_config
+from common.runs.records import Split
 from common.tracking.run import start
 from common.training.log import Log
 from common.training.optim import averaged, build_sgd, parameter_groups
@@ -66,7 +67,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         check_batch_size(config.images.batch_size, len(train_part), processes)
         split = split_record(config, data, validation_part)
         if config.run.resume:
-            check_same_data(folder, split["digest"])
+            check_same_data(folder, split.digest)
         # A resumed run's weights are in its last.pt.
         weights = "none" if config.run.resume else config.model.weights
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
@@ -128,7 +129,7 @@ def check_batch_size(batch_size: int, images: int, processes: Processes) -> None
 
 def check_same_data(folder: RunFolder, digest: str) -> None:
     """Errors: `UserError` when a run to go on with was trained on other data."""
-    if read_json(folder.split).get("digest") != digest:
+    if folder.read_split().digest != digest:
         raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
 
 
@@ -186,14 +187,14 @@ def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     }
 
 
-def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> dict[str, Any]:
+def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> Split:
     """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
-    return {
+    return Split(
         **data_facts(config, data),
-        "digest": dataset_digest(data),
-        "train_size": len(data.labels) - len(validation_part),
-        "validation": validation_part.tolist(),
-    }
+        digest=dataset_digest(data),
+        train_size=len(data.labels) - len(validation_part),
+        validation=validation_part.tolist(),
+    )
 
 
 def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> dict[str, Any]:
@@ -247,7 +248,7 @@ def has_finished(run: Run) -> bool:
             f"--resume {folder.id}: the run is at step {step} already, and with these --epochs and --max_steps would "
             f"end after {run.total_steps}; leave them out, or make them larger"
         )
-    finished = run.ended and folder.read_summary().get("status") == "finished"
+    finished = run.ended and folder.read_summary().status == "finished"
     if finished and run.processes.main:
         print(
             f"nothing is left to train: {folder.id} has finished all its {run.total_steps} steps; to train longer, add --epochs "

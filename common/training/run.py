@@ -17,6 +17,7 @@ from common.config import TrainConfig
 from common.data.batches import Batches
 from common.model.weights import save_weights
 from common.runs.folder import RunFolder
+from common.runs.records import Split
 from common.training.features import FeatureBatches, cached_features
 from common.training.log import Log
 from common.training.optim import build_loss, lr_factor, set_lr
@@ -38,7 +39,7 @@ class Run:
     log: Log
     facts: dict[str, Any]
     """what the config does not say: device, parameters, sizes"""
-    split: dict[str, Any]
+    split: Split
     """what split.json holds"""
     about: dict[str, Any]
     """what best.safetensors says of itself, aside from its metrics"""
@@ -98,7 +99,7 @@ class Run:
     def compute_features(self) -> None:
         """From here on the batches are the frozen backbone's features of them. Raises: `Interrupted`."""
         views, in_file = self.config.model.feature_views, self.config.place.feature_cache == "file"
-        digest = self.split["digest"] if in_file else None
+        digest = self.split.digest if in_file else None
 
         def features(batches: Batches | FeatureBatches, views: int, name: str) -> FeatureBatches:
             assert isinstance(batches, Batches)

@@ -24,7 +24,7 @@ def script_environment(tmp_path: Path, **changes: str | None) -> dict[str, str]:
 
     `TINY_MODELS` makes tests/fakes/tiny/sitecustomize.py put small networks of the same family in the large ones' place.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "FINETUNE_", "TEST_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "FINETUNE_", "TEST_", "XDG_"))}
     environment = {
         **kept,
         "HOME": str(tmp_path / "home"),

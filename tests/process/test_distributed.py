@@ -255,7 +255,7 @@ def test_sigterm_to_the_launcher_saves_the_state(tmp_path):
     running.send_signal(signal.SIGTERM)
     assert running.wait(300) != 0
     assert run_state(folder) == "interrupted"
-    assert load_training_state(folder.last)["progress"]["step"] == folder.read_summary()["step"] > 0
+    assert load_training_state(folder.last)["progress"]["step"] == folder.read_summary().step > 0
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +13,13 @@ import optuna
 import pytest
 import yaml
 from helpers import FAKES, ROOT, run_script, script_environment
+from run_folders import words_of
 
 import sweep
 from common.base.errors import UserError
-from common.cli import parse
+from common.cli import parse, parse_train
 from common.runs.folder import RunFolder, load_config, read_metrics
+from common.runs.records import Summary
 from common.sweeps.file import DEFAULT_COMMAND, flags, read_sweep
 
 METRIC = {"name": "validation/accuracy", "goal": "maximize"}
@@ -39,7 +41,7 @@ def lrs(*values: float) -> dict:
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("common.sweeps.run.POLL_SECONDS", 0.02)
     for name in ("WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -117,7 +119,7 @@ def test_a_poor_trial_is_stopped_early_and_cleanly(here, monkeypatch):
     assert run(write_sweep(here, parameters=lrs(0.1, 0.4, 0.05), early_terminate=early)) == 0
     assert [record["state"] for record in records()] == ["complete", "pruned", "complete"]
     assert records()[1]["value"] == 0.6 and records()[1]["error"] is None
-    assert RunFolder(Path("runs/s-1")).read_summary() == {"status": "interrupted"}
+    assert RunFolder(Path("runs/s-1")).read_summary() == Summary(status="interrupted")
 
 
 def test_a_failing_trial_fails_alone(here, monkeypatch):
@@ -168,6 +170,18 @@ def test_values_are_written_as_the_agent_writes_them():
     assert flags(values) == utils.create_sweep_command_args({"args": args})["args"]
 
 
+def test_the_best_command_works_as_printed_also_in_a_folder_whose_name_needs_quotes(here, capsys):
+    (here / "it's").mkdir()
+    stub = str(shutil.copy(FAKES / "sweep_stub.py", here / "it's" / "a stub.py"))
+    path = write_sweep(here, program=stub, parameters={**lrs(0.1), "data_dir": {"value": "my photos"}})
+    assert run(path, runs_dir="it's/my runs") == 0
+    shown = capsys.readouterr().out.splitlines()
+    words = words_of(shown[shown.index("Best: trial 0, run s-0") + 1])
+    assert words == [stub, "--lr=0.1", "--data_dir=my photos", "--runs_dir", "it's/my runs"]
+    config = parse_train(words[1:])
+    assert (config.lr, config.data_dir, config.runs_dir) == (0.1, "my photos", "it's/my runs")
+
+
 def test_the_trials_of_another_runs_dir_are_there(here):
     assert run(write_sweep(here, parameters=lrs(0.1)), runs_dir="elsewhere") == 0
     assert Path("elsewhere/s-0/metrics.jsonl").exists() and records(runs_dir="elsewhere")[0]["value"] == 0.9
@@ -215,14 +229,26 @@ def test_ctrl_c_ends_the_trial_cleanly_and_says_how_to_go_on(here):
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert RunFolder(Path(f"runs/{sweep_id}-0")).read_summary() == {"status": "interrupted"}
+    assert RunFolder(Path(f"runs/{sweep_id}-0")).read_summary() == Summary(status="interrupted")
     assert records(sweep_id)[0]["error"] == "interrupted, run again as trial 1"
 
-    python, script, *again = shlex.split(shown.splitlines()[-1])
-    assert (python, script) == ("python", str(ROOT / "sweep.py"))
+    script, *again = words_of(shown.splitlines()[-1])
+    assert script == str(ROOT / "sweep.py")
     assert sweep.main(parse(sweep.SweepConfig, argv=again)) == 0
     assert [record["parameters"]["lr"] for record in records(sweep_id)] == [0.4, 0.4, 0.1]
     assert [record["state"] for record in records(sweep_id)] == ["fail", "complete", "complete"]
+
+
+def test_a_second_ctrl_c_ends_a_trial_that_does_not_stop(here):
+    process = start(write_sweep(here, parameters=lrs(0.4)), "--sweep_id", "s", STUB_HOLD="0.4", STUB_DEAF="0.4")
+    wait_for(Path("runs/s-0/metrics.jsonl").exists, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert not Path("runs/s-0/summary.json").exists()  # it did not save
+    assert records()[0]["error"] == "interrupted, run again as trial 1"
 
 
 def test_a_trial_that_died_with_its_sweep_is_run_again(here):

@@ -13,7 +13,7 @@ from helpers import ROOT, run_script, script_environment
 from wandb_backend import Backend
 
 from common.runs.find import resolve_checkpoint
-from common.tracking.server import table_artifact_name
+from common.tracking.artifacts import table_artifact_name
 
 FLAGS = (
     *("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 2),
@@ -151,7 +151,7 @@ folder = RunFolder(Path("runs/run"))
 run = start(folder, "train", {}, run_id="run")
 run.log({"loss": 1.0}, step=1)
 run.finish(143)
-(record,) = folder.read_tracking()["runs"]
+(record,) = folder.read_tracking().runs
 log_again(record, [], [{"_step": 2, "loss": 0.5}], {})
 """
     with Backend() as backend:

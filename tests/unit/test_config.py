@@ -7,6 +7,7 @@ import typing
 import pytest
 import yaml
 from helpers import ROOT
+from run_folders import SPLIT
 
 from common.base.errors import UserError
 from common.cli import parse, parse_train
@@ -150,7 +151,7 @@ def test_a_command_line_that_is_refused_ends_with_status_2(cls, argv, flag, caps
 
 def test_a_resumed_run_has_its_own_config_of_which_few_may_change(tmp_path):
     saved = TrainConfig.of(dataset="cifar10", lr=0.5, epochs=3, runs_dir=str(tmp_path))
-    create_run(RunFolder(tmp_path / "first"), saved, {})
+    create_run(RunFolder(tmp_path / "first"), saved, SPLIT)
     place = [f"--runs_dir={tmp_path}", "--resume", "first"]
     own = saved.replace(run_id="first")
     assert load_config(RunFolder(tmp_path / "first")) == own
@@ -189,7 +190,7 @@ def test_a_value_of_another_kind_is_refused_from_a_runs_config_as_from_the_comma
     with pytest.raises(UserError, match=rf"^--{name} is .+, but must be"):
         TrainConfig.of(**{name: value})
     folder = RunFolder(tmp_path / "run")
-    create_run(folder, TrainConfig(), {})
+    create_run(folder, TrainConfig(), SPLIT)
     saved = yaml.safe_load(folder.config.read_text())
     folder.config.write_text(yaml.safe_dump({**saved, name: list(value) if isinstance(value, tuple) else value}))
     with pytest.raises(UserError, match=rf"config.yaml .*--{name} is .+, but must be"):

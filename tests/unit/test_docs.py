@@ -205,9 +205,9 @@ def test_the_readmes_table_of_flags_is_that_of_the_groups():
 
 @functools.cache
 def layers_table() -> str:
-    from tools.layers import layers, markdown_table
+    from tools.layers import layers, table
 
-    return markdown_table({name: layers(name) for name in ("resnext50_32x4d", "resnet50")})
+    return table({name: layers(name) for name in ("resnext50_32x4d", "resnet50")})
 
 
 @pytest.mark.parametrize("page", [LAB, LAB_RU], ids=name_of)

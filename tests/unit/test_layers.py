@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision import models
 
-from tools.layers import layers, main, markdown_table, stages
+from tools.layers import layers, main, stages, table
 
 ARCHITECTURES = {
     "resnext50_32x4d": models.ResNeXt50_32X4D_Weights.IMAGENET1K_V1,
@@ -61,7 +61,7 @@ def test_measuring_leaves_the_model_as_it_was():
 
 def test_the_command_prints_one_or_two_networks(capsys):
     main(["--model", "resnext50_32x4d", "--compare", "None"])
-    assert capsys.readouterr().out.strip() == markdown_table({"resnext50_32x4d": layers("resnext50_32x4d")})
+    assert capsys.readouterr().out.strip() == table({"resnext50_32x4d": layers("resnext50_32x4d")})
     main([])
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2 + 7 + 1 and "resnet50" in printed[0]

@@ -17,6 +17,7 @@ from common.base.errors import UserError
 from common.base.files import (
     append_line,
     atomic_path,
+    cache_folder,
     read_json,
     read_json_lines,
     safe_name,
@@ -154,3 +155,14 @@ def test_a_name_that_can_be_a_files_is_taken_as_it_is(name):
 def test_a_name_that_leads_elsewhere_is_refused_with_its_flag(name):
     with pytest.raises(UserError, match="^--run_id is "):
         safe_name(name, "--run_id")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="each system has a folder of its own")
+def test_the_cache_is_where_it_always_was_unless_the_environment_says_otherwise(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "resnext-finetuning"
+    monkeypatch.setenv("FINETUNE_CACHE", "~/elsewhere")
+    assert cache_folder() == tmp_path / "elsewhere"
+    monkeypatch.setenv("FINETUNE_CACHE", "")
+    assert cache_folder() == tmp_path / ".cache" / "resnext-finetuning"

@@ -7,18 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
+from run_folders import SPLIT, words_of
 
 from common.base.errors import UserError
-from common.base.files import write_json
 from common.config import TrainConfig
-from common.runs.find import find_artifact, find_run, list_runs, resolve_checkpoint
-from common.runs.folder import RunFolder, create_run, load_config, new_run_id, plan_run, run_state
+from common.runs.find import find_artifact, find_run, is_run, list_runs, resolve_checkpoint
+from common.runs.folder import RunFolder, create_run, load_config, new_run_id, plan_run, run_state, sweep_folder
+from common.runs.records import LoggedArtifact
 from common.training import prepare
 
 
 def make(root: Path, name: str, started: float = 0.0, weights: bool = True) -> RunFolder:
     folder = RunFolder(root / name)
-    create_run(folder, TrainConfig.of(runs_dir=str(root)), {})
+    create_run(folder, TrainConfig.of(runs_dir=str(root)), SPLIT)
     folder.update_summary(started=started)
     if weights:
         folder.best.parent.mkdir()
@@ -31,10 +33,8 @@ def log(folder: RunFolder, *artifacts: tuple[float, str], aliases=("best", "late
     known = folder.read_tracking()
     file = "checkpoints/best.safetensors"
     for time, digest in artifacts:
-        known["artifacts"].append(
-            {"name": name, "type": "model", "aliases": list(aliases), "digest": digest, "files": [file], "time": time}
-        )
-    write_json(folder.tracking, known)
+        known.artifacts.append(LoggedArtifact(name, "model", list(aliases), digest, [file], time, folder.id))
+    folder.write_tracking(known)
 
 
 def test_ids_sort_by_age_and_do_not_repeat():
@@ -77,6 +77,22 @@ def test_runs_are_listed_oldest_first_and_other_folders_are_not(tmp_path):
     assert list_runs(tmp_path / "absent") == []
 
 
+@pytest.mark.parametrize("left", ["config.yaml", "metrics.jsonl", "summary.json", "checkpoints/last.pt"])
+def test_whatever_a_killed_run_has_left_makes_its_folder_a_run(left, tmp_path):
+    (tmp_path / "killed" / left).parent.mkdir(parents=True)
+    (tmp_path / "killed" / left).touch()
+    assert is_run(tmp_path / "killed") and [folder.id for folder in list_runs(tmp_path)] == ["killed"]
+    assert find_run(tmp_path, "killed", "--resume").id == "killed"
+
+
+@pytest.mark.parametrize("sweep_id", ["s", "checkpoints", "summary.json"])
+def test_the_folder_of_the_sweeps_is_no_run_and_no_run_takes_its_name(sweep_id, tmp_path):
+    sweep_folder(tmp_path, sweep_id).path.mkdir(parents=True)
+    assert not is_run(tmp_path / "sweeps") and list_runs(tmp_path) == []
+    with pytest.raises(UserError, match="--run_id is sweeps"):
+        plan_run(str(tmp_path), "sweeps")
+
+
 def test_a_run_is_found_by_id_and_by_folder(tmp_path, monkeypatch):
     folder = make(tmp_path / "runs", "first")
     monkeypatch.chdir(tmp_path)
@@ -85,6 +101,10 @@ def test_a_run_is_found_by_id_and_by_folder(tmp_path, monkeypatch):
         assert find_run("runs", reference, "--resume").id == "first"
     monkeypatch.chdir(folder.path)
     assert find_run("../../elsewhere", ".", "--resume").path.resolve() == folder.path
+    assert find_run("../../elsewhere", ".", "--resume").id == "first"
+    (folder.path / "wandb").mkdir()
+    monkeypatch.chdir(folder.path / "wandb")
+    assert find_run("../../elsewhere", "..", "--resume").id == "first"
 
 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(tmp_path):
@@ -120,8 +140,8 @@ def test_the_same_bytes_logged_again_are_no_new_version_but_have_the_aliases(tmp
     log(two, (20.0, "bbb"))
     log(again, (30.0, "aaa"))
     versions = [find_artifact(tmp_path, f"net-digits:v{version}") for version in range(3)]
-    assert [version and version[1]["digest"] for version in versions] == ["aaa", "bbb", None]
-    assert find_artifact(tmp_path, "net-digits:best")[1]["digest"] == "aaa"
+    assert [version and version[1].digest for version in versions] == ["aaa", "bbb", None]
+    assert find_artifact(tmp_path, "net-digits:best")[1].digest == "aaa"
 
 
 def test_a_checkpoint_is_a_file_a_run_an_artifact_or_the_newest(tmp_path, monkeypatch):
@@ -165,7 +185,7 @@ def test_a_checkpoint_that_is_not_there_is_named_with_what_is(tmp_path):
 
 def test_a_run_whose_process_is_gone_has_crashed(tmp_path):
     folder = make(tmp_path, "first")
-    assert run_state(folder) == "running" and folder.read_summary()["pid"] == os.getpid()
+    assert run_state(folder) == "running" and folder.read_summary().pid == os.getpid()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     folder.update_summary(pid=gone.pid)
@@ -186,6 +206,45 @@ def test_a_run_is_held_by_one_process_at_a_time(tmp_path):
         pass
 
 
+def test_a_lock_ends_with_its_process_and_not_with_a_process_that_it_began(tmp_path):
+    folder = make(tmp_path, "first")
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from common.runs.folder import RunFolder
+
+with RunFolder(Path({str(folder.path)!r})).locked():
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="first is in use"), folder.locked():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with folder.locked():
+        assert folder.lock.exists()
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "my runs", "it's", 'say "yes"', "$HOME; ls", "größe\n"])
+def test_a_printed_command_reaches_its_script_as_it_was_meant(name, tmp_path):
+    folder = RunFolder(tmp_path / name / "first")
+    assert words_of(folder.command("evaluate.py", "--checkpoint", folder.id)) == [
+        "evaluate.py", "--checkpoint", "first", "--runs_dir", str(tmp_path / name),
+    ]  # fmt: skip
+    assert words_of(folder.command("train.py", f"--data_dir={name}"))[1] == f"--data_dir={name}"
+
+
+def test_a_printed_command_leaves_out_the_folder_that_is_taken_anyway():
+    assert RunFolder(Path("runs/first")).command("train.py", "--resume", "first") == "python train.py --resume first"
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "colour: red", "lr: -1", "a: [", "\x00"])
 def test_a_damaged_config_is_named(text, tmp_path):
     folder = make(tmp_path, "first")
@@ -196,7 +255,6 @@ def test_a_damaged_config_is_named(text, tmp_path):
 
 def test_data_that_changed_since_is_refused(tmp_path):
     folder = make(tmp_path, "first")
-    write_json(folder.split, {"digest": "then"})
     prepare.check_same_data(folder, "then")
     with pytest.raises(UserError, match="--resume first.*changed"):
         prepare.check_same_data(folder, "now")

@@ -1,0 +1,160 @@
+"""What a run's JSON files hold, as types. What has a default may be missing, as in files of earlier versions."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+# --- split.json -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images of which data are validated on. As an artifact it is the data set, so that its bytes must not change."""
+
+    dataset: str
+    data_dir: str | None
+    classes: tuple[str, ...]
+    superclasses: tuple[str, ...] | None
+    superclass_of: tuple[int, ...] | None
+    seed: int
+    validation_fraction: float
+    digest: str
+    """of all training images, those of the validation included"""
+    train_size: int
+    """images that are trained on"""
+    validation: list[int]
+    """indices of the others"""
+
+
+# --- summary.json -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run stands. A part that is not known yet is None, and not in the file."""
+
+    run_id: str | None = None
+    job_type: str | None = None
+    status: str = "unknown"
+    """running, finished, interrupted or failed"""
+    error: str | None = None
+    started: float | None = None
+    """seconds since 1970, as is `updated`"""
+    updated: float | None = None
+    seconds: float | None = None
+    """of training, by all the processes that went on with it, one after the other"""
+    pid: int | None = None
+    host: str | None = None
+    wandb_url: str | None = None
+
+    epoch: int | None = None
+    """whole epochs done"""
+    step: int | None = None
+    """optimizer steps done"""
+    best_epoch: float | None = field(default=None, metadata={"alias": "best/epoch"})
+    best_validation_accuracy: float | None = field(default=None, metadata={"alias": "best/validation_accuracy"})
+
+    # Facts that the config does not say.
+    device: str | None = None
+    amp: str | None = None
+    model: str | None = None
+    cardinality: int | None = None
+    width_per_group: int | None = None
+    parameters_total: int | None = None
+    parameters_trainable: int | None = None
+    gflops_per_image: float | None = None
+    train_size: int | None = None
+    validation_size: int | None = None
+    classes: int | None = None
+    """how many"""
+    processes: int | None = None
+    version: str | None = None
+    """of the code: its commit"""
+
+
+SUMMARY_KEYS = frozenset(part.metadata.get("alias", part.name) for part in fields(Summary))
+
+
+# --- tracking.json ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TrackedRun:
+    """A W&B run about this run: its training, an evaluation or a visualization."""
+
+    id: str
+    job_type: str
+    project: str
+    entity: str | None
+    mode: str
+    """online, offline or disabled"""
+    started: float
+    """seconds since 1970"""
+    dirs: list[str] = field(default_factory=list)
+    """folders of its logs, relative to the run folder: one for each process that went on with it"""
+    exit_code: int | None = None
+    """None: it has not ended, or was killed"""
+
+
+@dataclass(frozen=True)
+class LoggedArtifact:
+    """Files that W&B was told of."""
+
+    name: str
+    type: str
+    aliases: list[str]
+    digest: str
+    """hex SHA-256 over the files' bytes"""
+    files: list[str]
+    """relative to the run folder"""
+    time: float
+    """seconds since 1970"""
+    run_id: str
+    """of the W&B run"""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    used: bool = False
+    """whether the run was told to use it, and not to have made it"""
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What makes it the same artifact when it is logged again, as after a resume."""
+        return self.name, self.aliases, self.digest, self.run_id
+
+
+@dataclass(frozen=True)
+class LoggedTable:
+    """A W&B Table."""
+
+    key: str
+    run_id: str
+    """of the W&B run"""
+    file: str
+    """the same as JSON, relative to the run folder"""
+    time: float
+    """seconds since 1970"""
+
+
+@dataclass
+class Tracking:
+    """What W&B was told of a run, oldest first."""
+
+    runs: list[TrackedRun] = field(default_factory=list)
+    artifacts: list[LoggedArtifact] = field(default_factory=list)
+    tables: list[LoggedTable] = field(default_factory=list)
+
+
+# --- trials.json of an offline sweep ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial that has begun."""
+
+    number: int
+    run_id: str
+    state: str
+    """Optuna's: running, complete, pruned or fail"""
+    value: float | None
+    """the best that it logged, not the last: it is what best.safetensors holds"""
+    parameters: dict[str, Any]
+    """flags of train.py"""
+    error: str | None
