@@ -6,7 +6,6 @@ from torch import Tensor
 from common.analysis.predictions import Predictions, comparable
 from common.base.device import memory_errors
 from common.base.errors import UserError
-from common.base.files import read_json
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
 from common.data.load import load_dataset
@@ -44,12 +43,12 @@ def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
         raise UserError(f"{loaded.path} was trained with --validation_fraction 0, so there is no validation part")
     if not loaded.folder.split.exists():
         return split_indices(data.labels, fraction, seed)[1]
-    split = read_json(loaded.folder.split)
-    if split["digest"] != dataset_digest(data):
+    split = loaded.folder.read_split()
+    if split.digest != dataset_digest(data):
         raise UserError(
             f"the training images are not those of run {loaded.folder.id}, so its validation part is unknown"
         )
-    return torch.tensor(split["validation"])
+    return torch.tensor(split.validation)
 
 
 def _some(classes: list[str] | tuple[str, ...]) -> str:

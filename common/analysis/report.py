@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from annotated_types import Ge
 
 from common.base.errors import UserError
 from common.base.records import read_record, write_record
 
 VERSION = 1
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Ge(0)]
 Label = Count
 Matrix = list[list[Count]]
 
@@ -25,7 +25,7 @@ Matrix = list[list[Count]]
 
 @dataclass(frozen=True)
 class ClassScores:
-    name: Annotated[str, Field(alias="class")]
+    name: str = field(metadata={"alias": "class"})
     superclass: str | None
     precision: float
     precision_low: float
@@ -128,7 +128,7 @@ class Calibration:
 class Comparison:
     """Against another run, on the same images."""
 
-    other: Annotated[str, Field(alias="with")]
+    other: str = field(metadata={"alias": "with"})
     accuracy: float
     other_accuracy: float
     difference: float
@@ -173,9 +173,9 @@ class Thumbnails:
     """One picture with the images of all confused pairs, in rows of `columns`."""
 
     file: str
-    size: Annotated[int, Field(ge=1)]
+    size: Annotated[int, Ge(1)]
     """pixels a side"""
-    columns: Annotated[int, Field(ge=1)]
+    columns: Annotated[int, Ge(1)]
     images: list[Count]
 
 

@@ -19,10 +19,11 @@ from common.analysis.predictions import Predictions
 from common.analysis.report import Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
 from common.base.files import read_json_lines
+from common.base.records import read_record
 from common.config import GROUP_OF, SETS_APART
 from common.runs.find import is_run
-from common.runs.folder import EvaluationFolder, RunFolder, run_state
-from common.runs.records import Split, Summary, Tracking
+from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, run_state
+from common.runs.records import Split, Summary, Tracking, TrialRecord
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
@@ -66,7 +67,7 @@ def find_runs(runs_dir: Path) -> list[Path]:
 def signature(runs_dir: Path) -> dict[str, tuple[int, int]]:
     """Changes when a file that the page shows does."""
     found = {}
-    for folder in (*find_runs(runs_dir), *runs_dir.glob("sweeps/*")):
+    for folder in (*find_runs(runs_dir), *(runs_dir / SWEEPS).glob("*")):
         for place in (folder, RunFolder(folder).evaluation, RunFolder(folder).visualization):
             for path in place.glob("*"):
                 try:
@@ -139,11 +140,11 @@ def read_run(path: Path) -> dict[str, Any]:
     def part(file: Path, read: Callable[[Path], Any], empty: Any, missing: str | None = None) -> Any:
         return attempt(problems, named(file, folder), lambda: read(file), empty, missing)
 
-    summary = part(folder.summary, lambda _: folder.read_summary(), Summary())
+    summary: Summary = part(folder.summary, lambda _: folder.read_summary(), Summary())
     config = part(folder.config, read_mapping, {}, f"{folder.config.name} is missing.")
     config = {key: plain(config[key]) for key in config if key in GROUP_OF}
-    split = part(folder.split, lambda _: folder.read_split(), None) if folder.split.exists() else None
-    tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
+    split: Split | None = part(folder.split, lambda _: folder.read_split(), None)
+    tracking: Tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
     rows = part(folder.metrics, read_rows, [])
     if not rows:
         problems.append(f"Nothing was logged yet: {folder.metrics.name} is missing or has no whole line.")
@@ -151,10 +152,10 @@ def read_run(path: Path) -> dict[str, Any]:
     unfinished = f"The evaluation did not end: {named(evaluated.report, folder)} is missing."
     report = part(evaluated.report, Report.load, None, unfinished if evaluated.path.is_dir() else None)
 
-    times = [row["time"] for row in rows if _finite(row.get("time"))]
-    started = summary.started or min(times, default=None)
-    seconds = summary.seconds or (max(times) - min(times) if times else None)
-    status = run_state(folder) if summary != Summary() else "unknown"
+    started = summary.started
+    times = [row["time"] for row in rows if number(row.get("time")) is not None]
+    seconds = number(summary.seconds) or (max(times) - min(times) if times else None)
+    status = part(folder.summary, lambda _: run_state(folder), "unknown") if summary != Summary() else "unknown"
     best_epoch, best_accuracy = best_of(summary, rows)
     run = {
         "id": path.name,
@@ -165,11 +166,11 @@ def read_run(path: Path) -> dict[str, Any]:
         "config": config,
         "data": str(config.get("data_dir") if config.get("dataset") == "folder" else config.get("dataset", "?")),
         "facts": {label: plain(value) for key, label in FACTS.items() if (value := getattr(summary, key)) is not None},
-        "started": started,
+        "started": started or min(times, default=None),
         "seconds": seconds,
         "best_epoch": best_epoch,
         "validation_accuracy": best_accuracy,
-        "curves": curves_of(rows, started or 0.0),
+        "curves": curves_of(rows, started or min(times, default=0.0)),
         "report": report,
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
@@ -333,15 +334,15 @@ def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
 def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
     """The sweeps under `runs_dir`, newest first: `{"id", "metric", "goal", "trials", "problems"}`."""
     sweeps = []
-    for folder in sorted((path for path in runs_dir.glob("sweeps/*") if path.is_dir()), reverse=True):
-        problems: list[str] = []
-        spec = attempt(problems, "sweep.yaml", partial(read_mapping, folder / "sweep.yaml"), {})
+    for path in sorted((path for path in (runs_dir / SWEEPS).glob("*") if path.is_dir()), reverse=True):
+        folder, problems = SweepFolder(path), list[str]()
+        spec = attempt(problems, folder.settings.name, partial(read_mapping, folder.settings), {})
         metric = spec.get("metric") if isinstance(spec.get("metric"), dict) else {}
-        missing = "trials.json is missing: no trial has ended yet."
-        trials = attempt(problems, "trials.json", partial(read_trials, folder / "trials.json"), [], missing)
+        missing = f"{folder.trials.name} is missing: no trial has ended yet."
+        trials = attempt(problems, folder.trials.name, partial(read_trials, folder.trials), [], missing)
         sweeps.append(
             {
-                "id": folder.name,
+                "id": path.name,
                 "metric": str(metric.get("name", "value")),
                 "goal": "minimize" if metric.get("goal") == "minimize" else "maximize",
                 "trials": trials,
@@ -352,15 +353,15 @@ def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_trials(path: Path) -> list[dict[str, Any]]:
-    """Errors: one of `UNREADABLE`."""
+    """Errors: `UserError` naming the file."""
     return [
         {
-            "number": int(trial["number"]),
-            "run_id": str(trial.get("run_id") or ""),
-            "state": str(trial["state"]).lower(),
-            "value": number(trial.get("value")),
-            "parameters": {key: plain(value) for key, value in trial["parameters"].items() if key in GROUP_OF},
-            "error": str(trial["error"]) if trial.get("error") else None,
+            "number": trial.number,
+            "run_id": trial.run_id,
+            "state": trial.state.lower(),
+            "value": number(trial.value),
+            "parameters": {key: plain(value) for key, value in trial.parameters.items() if key in GROUP_OF},
+            "error": trial.error,
         }
-        for trial in json.loads(path.read_text(encoding="utf-8"))
+        for trial in read_record(path, list[TrialRecord])
     ]
