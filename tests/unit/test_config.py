@@ -9,6 +9,7 @@ import yaml
 from helpers import ROOT
 from run_folders import SPLIT
 
+from common import config
 from common.base.errors import UserError
 from common.cli import parse, parse_train
 from common.config import (
@@ -217,3 +218,13 @@ def test_every_flag_is_in_one_group_whose_traits_it_has():
         "tags",
     } & SETS_APART
     assert GROUP_OF.keys() - IN_SWEEPS == {"run_id", "resume", "group", "runs_dir"}
+
+
+def test_what_the_flags_offer_can_be_loaded_and_built():
+    from common.data.load import DATASETS
+    from common.model.build import ARCHITECTURES, FROZEN_PREFIX
+
+    assert list(typing.get_args(config.DATASETS)) == list(DATASETS)
+    assert list(typing.get_args(config.MODELS)) == list(ARCHITECTURES)
+    assert list(typing.get_args(typing.get_type_hints(config.Model)["finetune"])) == list(FROZEN_PREFIX)
+    assert list(typing.get_args(config.PRESET_NAMES)) == list(PRESETS)

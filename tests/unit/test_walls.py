@@ -104,3 +104,38 @@ def test_only_tracking_imports_wandb():
             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         }
         assert "wandb" not in names or room_of(module) == "tracking", f"{module} imports wandb"
+
+
+LINES = {  # of a script at most, its docstring and flags included
+    "train": 90,
+    "evaluate": 90,
+    "visualize": 90,
+    "sweep": 50,
+    "sync": 50,
+    "dashboard": 50,
+}
+
+
+@pytest.mark.parametrize("script", LINES)
+def test_a_script_reads_like_a_recipe(script):
+    text = MODULES[script].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES[script]
+    for function in ast.walk(ast.parse(text)):
+        if isinstance(function, ast.FunctionDef):
+            longest = 20 if script == "train" else 40
+            length = function.end_lineno - function.lineno + 1
+            assert length <= longest, f"{script}.{function.name} has {length} lines"
+
+
+def test_no_test_imports_from_another_test():
+    for file in (ROOT / "tests").glob("**/*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.rpartition(".")[2].startswith("test_") for name in names), f"{file} imports {names}"
+
+
+def test_the_tests_lie_in_the_rooms_of_what_they_test():
+    rooms = {folder.name for folder in (ROOT / "tests" / "unit").iterdir() if folder.is_dir()} - {"__pycache__"}
+    assert rooms <= MAY_IMPORT.keys()
+    assert not list((ROOT / "tests").glob("test_*.py"))
