@@ -1,0 +1,1 @@
+"""A sweep file of W&B, run on this machine by Optuna."""

@@ -1,33 +1,30 @@
 """From a config to a run that is open. Whatever can be refused is refused here, before anything is written."""
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from common.base.device import choose_amp, choose_device, device_name, memory_errors
+from common.base.device import choose_amp, choose_device, memory_errors
 from common.base.errors import UserError
 from common.base.files import disk_errors
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.config import Recipe, TrainConfig, as_dict
 from common.data.augment import mixing
-from common.data.batches import MEAN, STD, Batches
-from common.data.dataset import Dataset, dataset_digest
+from common.data.batches import Batches
+from common.data.dataset import Dataset
 from common.data.load import load_dataset
 from common.data.split import split_indices
-from common.model.build import build_model, describe, set_trainable
+from common.model.build import build_model, set_trainable
 from common.model.weights import read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, save_config
-from common.runs.records import Split
 from common.tracking.run import start
+from common.training.facts import description, ending, run_facts, split_record, weights_metadata
 from common.training.log import Log
 from common.training.optim import averaged, build_sgd, parameter_groups
 from common.training.run import Run
@@ -83,29 +80,10 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         interrupt=interrupt,
         amp=amp,
         batches=batches,
-        validation=Batches(
-            data.images,
-            data.labels,
-            validation_part,
-            config.images.batch_size,
-            config.images.image_size,
-            device,
-            rank=processes.rank,
-            world=processes.world,
-        ),
+        validation=validation_batches(config, data, validation_part, processes, device),
         state=first_state(config.recipe, model, model.fc if on_features else model, amp, device),
         log=Log(folder, processes),
-        facts={
-            "device": device_name(device),
-            "amp": str(amp or "none").removeprefix("torch."),
-            "model": config.model.model,
-            **describe(model, config.images.image_size),
-            "train_size": len(train_part),
-            "validation_size": len(validation_part),
-            "classes": len(data.classes),
-            "processes": processes.world,
-            "version": code_version(),
-        },
+        facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
         about=weights_metadata(config, data, folder),
     )
@@ -156,6 +134,14 @@ def training_batches(
     )
 
 
+def validation_batches(
+    config: TrainConfig, data: Dataset, indices: Tensor, processes: Processes, device: torch.device
+) -> Batches:
+    size, batch_size = config.images.image_size, config.images.batch_size
+    rank, world = processes.rank, processes.world
+    return Batches(data.images, data.labels, indices, batch_size, size, device, rank=rank, world=world)
+
+
 def first_state(
     recipe: Recipe, model: ResNet, network: nn.Module, amp: torch.dtype | None, device: torch.device
 ) -> TrainState:
@@ -171,73 +157,7 @@ def first_state(
     )
 
 
-# --- what a run says of itself ---------------------------------------------------------------------------------------
-
-
-def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
-    """What is learned, and how its validation part is drawn."""
-    return {
-        "dataset": config.data.dataset,
-        "data_dir": config.place.data_dir,
-        "classes": data.classes,
-        "superclasses": data.superclasses,
-        "superclass_of": data.superclass_of,
-        "seed": config.compute.seed,
-        "validation_fraction": config.data.validation_fraction,
-    }
-
-
-def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> Split:
-    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
-    return Split(
-        **data_facts(config, data),
-        digest=dataset_digest(data),
-        train_size=len(data.labels) - len(validation_part),
-        validation=validation_part.tolist(),
-    )
-
-
-def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> dict[str, Any]:
-    """What makes best.safetensors describe itself."""
-    return {
-        **data_facts(config, data),
-        "model": config.model.model,
-        "image_size": config.images.image_size,
-        "mean": MEAN,
-        "std": STD,
-        "finetune": config.model.finetune,
-        "project": config.tracking.project,
-        "entity": config.tracking.entity,
-        "run_id": folder.id,
-    }
-
-
-def code_version() -> str | None:
-    """The commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    return None
-
-
-def description(run: Run) -> str:
-    """What is printed before training."""
-    config, facts = run.config, run.facts
-    return "\n".join(
-        [
-            f"device   {facts['device']}, mixed precision: {facts['amp']}",
-            f"model    {facts['model']}, weights {config.model.weights}: cardinality {facts['cardinality']}, width "
-            f"{facts['width_per_group']} per group, {facts['gflops_per_image']} GFLOPs per image at {config.images.image_size} px",
-            f"         {facts['parameters_total']:,} parameters, {facts['parameters_trainable']:,} of them trained "
-            f"(finetune {config.model.finetune})",
-            f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
-            f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
-            f"run      {run.folder.path}",
-        ]
-    )
-
-
-# --- its beginning and its end ---------------------------------------------------------------------------------------
+# --- its beginning and its end ----------------------------------------------------------------------------------------
 
 
 def has_finished(run: Run) -> bool:
@@ -317,15 +237,3 @@ def end(run: Run) -> None:
     ):  # last: a run that was killed before this has not ended, and --resume does it again
         folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
     print("\n".join([*ending(folder, state, seconds, stopped), *tracked.hint()]), flush=True)
-
-
-def ending(folder: RunFolder, state: TrainState, seconds: float, stopped: bool) -> list[str]:
-    """What is printed at the end: how it went, where everything is, what to do next."""
-    minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    lines = [f"{'interrupted' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
-    if state.best_accuracy is not None:
-        lines.append(f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}")
-    lines.append(f"everything is in {folder.path}")
-    if stopped:
-        return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]
-    return [*lines, f"next: {folder.command('evaluate.py', '--checkpoint', folder.id)}"]

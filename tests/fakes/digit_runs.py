@@ -14,7 +14,7 @@ from common.data.split import split_indices
 from common.model.build import build_model
 from common.model.weights import save_weights
 from common.runs.folder import RunFolder, create_run
-from common.training.prepare import split_record, weights_metadata
+from common.training.facts import split_record, weights_metadata
 
 
 def make_run(runs_dir: Path, run_id: str, **changes) -> RunFolder:

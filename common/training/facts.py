@@ -1,0 +1,119 @@
+"""What a run says of itself: what it is about, how it ended, and what to do next."""
+
+import contextlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import ResNet
+
+from common.base.device import device_name
+from common.base.processes import Processes
+from common.config import TrainConfig
+from common.data.batches import MEAN, STD
+from common.data.dataset import Dataset, dataset_digest
+from common.model.build import describe
+from common.runs.folder import RunFolder
+from common.runs.records import Split
+from common.training.run import Run
+from common.training.state import TrainState
+
+
+def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
+    """What is learned, and how its validation part is drawn."""
+    return {
+        "dataset": config.data.dataset,
+        "data_dir": config.place.data_dir,
+        "classes": data.classes,
+        "superclasses": data.superclasses,
+        "superclass_of": data.superclass_of,
+        "seed": config.compute.seed,
+        "validation_fraction": config.data.validation_fraction,
+    }
+
+
+def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> Split:
+    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
+    return Split(
+        **data_facts(config, data),
+        digest=dataset_digest(data),
+        train_size=len(data.labels) - len(validation_part),
+        validation=validation_part.tolist(),
+    )
+
+
+def run_facts(
+    config: TrainConfig,
+    data: Dataset,
+    split: Split,
+    model: ResNet,
+    amp: torch.dtype | None,
+    device: torch.device,
+    processes: Processes,
+) -> dict[str, Any]:
+    """What the config does not say, for the summary."""
+    return {
+        "device": device_name(device),
+        "amp": str(amp or "none").removeprefix("torch."),
+        "model": config.model.model,
+        **describe(model, config.images.image_size),
+        "train_size": split.train_size,
+        "validation_size": len(split.validation),
+        "classes": len(data.classes),
+        "processes": processes.world,
+        "version": code_version(),
+    }
+
+
+def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> dict[str, Any]:
+    """What makes best.safetensors describe itself."""
+    return {
+        **data_facts(config, data),
+        "model": config.model.model,
+        "image_size": config.images.image_size,
+        "mean": MEAN,
+        "std": STD,
+        "finetune": config.model.finetune,
+        "project": config.tracking.project,
+        "entity": config.tracking.entity,
+        "run_id": folder.id,
+    }
+
+
+def code_version() -> str | None:
+    """The commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None
+
+
+def description(run: Run) -> str:
+    """What is printed before training."""
+    config, facts = run.config, run.facts
+    return "\n".join(
+        [
+            f"device   {facts['device']}, mixed precision: {facts['amp']}",
+            f"model    {facts['model']}, weights {config.model.weights}: cardinality {facts['cardinality']}, width "
+            f"{facts['width_per_group']} per group, {facts['gflops_per_image']} GFLOPs per image at {config.images.image_size} px",
+            f"         {facts['parameters_total']:,} parameters, {facts['parameters_trainable']:,} of them trained "
+            f"(finetune {config.model.finetune})",
+            f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
+            f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
+            f"run      {run.folder.path}",
+        ]
+    )
+
+
+def ending(folder: RunFolder, state: TrainState, seconds: float, stopped: bool) -> list[str]:
+    """What is printed at the end: how it went, where everything is, what to do next."""
+    minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
+    lines = [f"{'interrupted' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
+    if state.best_accuracy is not None:
+        lines.append(f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}")
+    lines.append(f"everything is in {folder.path}")
+    if stopped:
+        return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]
+    return [*lines, f"next: {folder.command('evaluate.py', '--checkpoint', folder.id)}"]
