@@ -47,7 +47,7 @@ _ABANDONED_SECONDS = 3600  # a temporary file untouched for so long belongs to a
 _mapped: weakref.WeakValueDictionary[int, np.memmap] = weakref.WeakValueDictionary()
 
 
-# --- one photo -------------------------------------------------------------------------------------------------------
+# --- one photo --------------------------------------------------------------------------------------------------------
 
 
 def read_photo(path: Path, image_size: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# --- the cached set --------------------------------------------------------------------------------------------------
+# --- the cached set ---------------------------------------------------------------------------------------------------
 
 
 def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
         ) from error
 
 
-# --- decoding, in worker processes -----------------------------------------------------------------------------------
+# --- decoding, in worker processes ------------------------------------------------------------------------------------
 
 
 def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -> None:

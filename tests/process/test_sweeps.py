@@ -78,7 +78,7 @@ def start(path: Path, *options: object, **env: str) -> subprocess.Popen:
     )
 
 
-# ---------------------------------------------------------------------------------------------- searches
+# --- searches ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_grid_runs_every_combination_once_with_several_workers(here, capsys):
@@ -219,7 +219,7 @@ def test_every_distribution_gives_its_values_and_no_others(given, allowed, tmp_p
         assert all(isinstance(value, float) for value in drawn)
 
 
-# ---------------------------------------------------------------------------------------------- going on
+# --- going on ---------------------------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_ends_the_trial_cleanly_and_says_how_to_go_on(here):
@@ -298,7 +298,7 @@ def test_a_sweep_does_not_go_on_with_another_file(here):
         run(write_sweep(here, parameters=lrs(0.2)))
 
 
-# ---------------------------------------------------------------------------------------------- bad input
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_help_imports_neither_torch_nor_optuna():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# ---------------------------------------------------------------------------------------------- the real thing
+# --- the real thing ---------------------------------------------------------------------------------------------------
 
 
 def test_sweep_yaml_runs_the_real_training(here, monkeypatch):
