@@ -1,19 +1,12 @@
 """The device, and the precision it computes in."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
 from common.base.errors import RunError, UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 # With images up to this size a ResNet's last stage gets one pixel, where bf16 on a CPU can't be trained with: the weight
 # gradient of a 3x3 convolution with stride 2 holds uninitialized memory in torch 2.14 (oneDNN), 1e34 and NaN among it.

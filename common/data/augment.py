@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
 
 def seed_for(*parts: int) -> int:
     """A seed that is a function of its parts alone, such as (seed, epoch, step): what a resumed run needs no state for."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "little")
-
-
-Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Draws:
