@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from common.analysis.predictions import Predictions
     from common.analysis.report import Report
     from common.runs.folder import EvaluationFolder, RunFolder
-    from common.tracking.run import Run
+    from common.tracking.run import WandbRun
 
 MATRIX_IN_WANDB = 25  # classes at most: W&B draws every cell of its own matrix, and K² rows are logged for it
 
@@ -65,7 +65,7 @@ def main(config: EvaluateConfig) -> None:
     print(f"         {loaded.folder.command('dashboard.py')}", *run.hint(), sep="\n")
 
 
-def log(run: "Run", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
+def log(run: "WandbRun", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
     """Figures, the confusion matrix and the metrics, in W&B."""
     figures = report.figures.items()
     run.log_images({report.key(f"figures/{name}"): folder.path / file for name, file in figures})
@@ -79,6 +79,7 @@ def next_command(config: EvaluateConfig, folder: "RunFolder") -> str:
     """Shows the mistakes on the same images."""
     split = config.split if config.split != "test" else None
     given = {"--dataset": config.dataset, "--data_dir": config.data_dir, "--split": split}
+    given |= {"--project": config.project, "--entity": config.entity}
     same = [word for flag, value in given.items() if value for word in (flag, value)]
     return folder.command("visualize.py", "--checkpoint", config.checkpoint or folder.id, "--which", "errors", *same)
 

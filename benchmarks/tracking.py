@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from benchmarks.timing import alternate, spread, table, verdict
 from common.cli import parse, parse_train
-from common.config import Tracking
+from common.config import TrackingSettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrackingConfig:
     image_size: int = 64
     batch_size: int = 32
     rounds: int = 7
-    log_every: int = Tracking.log_every
+    log_every: int = TrackingSettings.log_every
     epoch_images: int = 45_000
     """Training images of CIFAR-100 when a tenth is validated on."""
 

@@ -37,7 +37,8 @@ def parse_train(argv: list[str] | None = None, description: str = "") -> TrainCo
     from common.runs.find import find_run
     from common.runs.folder import load_config
 
-    saved = load_config(find_run(_value_of("runs_dir", argv) or RUNS_DIR, resume, "--resume"))
+    folder = find_run(_value_of("runs_dir", argv) or RUNS_DIR, resume, "--resume")
+    saved = load_config(folder).replace(runs_dir=str(folder.path.parent))  # it may have been copied or moved
     config = parse(TrainConfig, saved, argv, description)
     before, after = as_dict(saved), as_dict(config)
     changed = [name for name in before if name not in MAY_CHANGE_ON_RESUME and before[name] != after[name]]

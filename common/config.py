@@ -161,7 +161,7 @@ class Place(Group):
 
 
 @dataclass(frozen=True)
-class Tracking(Group):
+class TrackingSettings(Group):
     """What is saved and logged when, and where W&B shows it."""
 
     may_change_on_resume = True
@@ -182,8 +182,19 @@ class Tracking(Group):
 
 
 @dataclass(frozen=True)
-class Run(Group):
-    """The run's folder and name, the run to go on with, and those it belongs together with."""
+class Identity(Group):
+    """What the run is called."""
+
+    sets_apart = False
+    in_sweeps = False
+
+    run_id: str | None = None
+    """Name of the run folder and the W&B run. None: WANDB_RUN_ID, or date, time and four letters."""
+
+
+@dataclass(frozen=True)
+class RunSettings(Group):
+    """Where its folder lies, the run to go on with, and those it belongs together with."""
 
     may_change_on_resume = True
     sets_apart = False
@@ -191,8 +202,6 @@ class Run(Group):
 
     runs_dir: str = RUNS_DIR
     """Folder of the run folders."""
-    run_id: str | None = None
-    """Name of the run folder and the W&B run. None: WANDB_RUN_ID, or date, time and four letters."""
     resume: str | None = None
     """Run id or folder to go on with, exactly where it stopped."""
     group: str | None = None
@@ -211,8 +220,9 @@ class TrainConfig:
     duration: Duration = Duration()
     compute: Compute = Compute()
     place: Place = Place()
-    tracking: Tracking = Tracking()
-    run: Run = Run()
+    tracking: TrackingSettings = TrackingSettings()
+    identity: Identity = Identity()
+    run: RunSettings = RunSettings()
 
     @classmethod
     def of(cls, **values: Any) -> "TrainConfig":

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from common.base.errors import UserError
 from common.base.files import package_file, write_atomic
 from common.dashboard import pictures, reading, summary
-from common.runs.folder import RunFolder
+from common.runs.folder import command
 
 HERE = Path(__file__).parent
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
@@ -80,7 +80,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
 
 def first_run(runs_dir: Path) -> str:
     """The command that makes a run there."""
-    return RunFolder(runs_dir / "new").command("train.py", "--preset", "digits")
+    return command(runs_dir, "train.py", "--preset", "digits")
 
 
 def what_is_missing(data: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Images inside the page, as data addresses. Bounded in bytes, because a page over 200 runs must still open."""
 
 import base64
-import shlex
 from collections.abc import Callable
 from functools import lru_cache, partial
 from io import BytesIO
@@ -11,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from common.analysis.report import Thumbnails
+from common.base.text import command_line
 from common.dashboard.reading import attempt, named, read_tiles
 from common.runs.folder import RunFolder
 
@@ -38,7 +38,7 @@ def add_pictures(runs: list[dict[str, Any]], folders: dict[str, Path]) -> None:
             words = ["--runs_dir", str(folders[run["id"]]), "--output", f"{run['id']}.html"]
             run["pictures_note"] = (
                 f"A page over many runs shows the images of {RUNS} of them, the best and the newest. For this one: "
-                f"`{shlex.join(['python', 'dashboard.py', *words])}`"
+                f"`{command_line(['python', 'dashboard.py', *words])}`"
             )
 
 

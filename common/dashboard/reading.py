@@ -316,7 +316,7 @@ def next_commands(folder: RunFolder, run: dict[str, Any], tracking: Tracking) ->
         errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors")
         commands.append(("See its surest mistakes", errors))
     if any(job.mode == "offline" for job in tracking.runs):
-        commands.append(("Send what was recorded offline to W&B", folder.command("sync.py")))
+        commands.append(("Send what was recorded offline to W&B", folder.command("sync.py", folder.id)))
     return [{"why": why, "command": command} for why, command in commands]
 
 

@@ -12,11 +12,13 @@ from common.data.decode import load_photos
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
-def load_folder(root: Path, split: Split, image_size: int) -> Dataset:
+def load_folder(root: Path | None, split: Split, image_size: int) -> Dataset:
     """The photos in `root/<split>/<class>/`, at `image_size` px. The classes are train's, in the order of their names.
 
     Errors: `UserError` naming the folder or photo when one is missing or can't be read, or train's and test's classes differ.
     """
+    if root is None:
+        raise UserError("--dataset folder needs --data_dir, the folder with train/<class>/ and test/<class>/")
     classes = _class_names(root / "train")
     if len(classes) < 2:
         raise UserError(f"{root / 'train'} has one class only ({classes[0]!r}); add a folder for each other class")

@@ -4,6 +4,7 @@
 own photos in `data_dir/train/<class>/` and `data_dir/test/<class>/`. CONTRIBUTING.md says how to add one.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from common.base.errors import UserError
@@ -12,8 +13,13 @@ from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
 from common.data.folder import load_folder
 
-# As in `common.config`, which imports nothing of `data`.
-DATASETS = ("cifar100", "cifar10", "digits", "folder")
+# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and the size to decode photos at.
+LOADERS: dict[str, Callable[[Path | None, Split, int], Dataset]] = {
+    "cifar100": lambda folder, split, _: load_cifar("cifar100", folder or Path("data"), split),
+    "cifar10": lambda folder, split, _: load_cifar("cifar10", folder or Path("data"), split),
+    "digits": lambda _, split, __: load_digits(split),
+    "folder": lambda folder, split, image_size: load_folder(folder, split, image_size),
+}
 
 
 def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int) -> Dataset:
@@ -23,12 +29,6 @@ def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int)
 
     Errors: `UserError` for a dataset that is unknown, missing, damaged or malformed, naming the file or the flag.
     """
-    if name in ("cifar100", "cifar10"):
-        return load_cifar(name, Path(data_dir or "data").expanduser(), split)
-    if name == "digits":
-        return load_digits(split)
-    if name == "folder":
-        if data_dir is None:
-            raise UserError("--dataset folder needs --data_dir, the folder with train/<class>/ and test/<class>/")
-        return load_folder(Path(data_dir).expanduser(), split, image_size)
-    raise UserError(f"--dataset is {name!r}: allowed are {', '.join(DATASETS)}")
+    if name not in LOADERS:
+        raise UserError(f"--dataset is {name!r}: allowed are {', '.join(LOADERS)}")
+    return LOADERS[name](None if data_dir is None else Path(data_dir).expanduser(), split, image_size)

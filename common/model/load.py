@@ -52,7 +52,8 @@ def load_model(
         model = build(num_classes=len(classes))
     model = model.to_empty(device="cpu")
     load_into(model, state, path)
-    folder = RunFolder(path.parent.parent if path.parent.name == "checkpoints" else Path(runs_dir) / run_id)
+    in_run = RunFolder(path.parent.parent)
+    folder = in_run if in_run.checkpoints == path.parent else RunFolder(Path(runs_dir) / run_id)
     model = fused(model.eval()).to(device).to(memory_format=torch.channels_last)
     return Loaded(model, metadata, path, folder, sha256_of(path), artifact)
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import shlex
 import socket
 import string
 import time
@@ -18,6 +17,7 @@ from common.base.errors import UserError
 from common.base.files import read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.base.locks import locked
 from common.base.records import read_record, write_record
+from common.base.text import command_line
 from common.config import RUNS_DIR, TrainConfig, as_dict
 from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
 
@@ -78,9 +78,7 @@ class RunFolder:
 
     def command(self, script: str, *words: str) -> str:
         """A command about this run for a person to paste: quoted for the shell, with `--runs_dir` where it isn't `runs`."""
-        runs_dir = self.path.parent
-        place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", str(runs_dir)]
-        return shlex.join(["python", script, *words, *place])
+        return command(self.path.parent, script, *words)
 
     def read_summary(self) -> Summary:
         """Where there is none, nothing is known. Errors: `UserError` naming the file."""
@@ -133,6 +131,12 @@ class SweepFolder:
     def log(self, number: int) -> Path:
         """What the trial printed."""
         return self.path / f"{number}.log"
+
+
+def command(runs_dir: Path, script: str, *words: str) -> str:
+    """A command about the runs in `runs_dir`, as `RunFolder.command`."""
+    place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", str(runs_dir)]
+    return command_line(["python", script, *words, *place])
 
 
 def sweep_folder(runs_dir: Path, sweep_id: str) -> SweepFolder:

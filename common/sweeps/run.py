@@ -1,7 +1,6 @@
 """What `sweep.py` does: runs the trials, several at a time, and says which was best."""
 
 import math
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import optuna
 from common.base.errors import UserError
 from common.base.files import safe_name
 from common.base.signals import Interrupt, interruptible
+from common.base.text import command_line
 from common.runs.folder import check_writable, new_run_id
 from common.sweeps.file import read_sweep
 from common.sweeps.trials import LocalSweep, LocalTrial
@@ -41,7 +41,7 @@ def run_sweep(file: Path, runs_dir: Path, sweep_id: str | None, count: int | Non
         print("No trial has completed.")
     if interrupt.signal is not None:
         again = ["python", *sys.argv, *([] if sweep_id else ["--sweep_id", chosen])]
-        print(f"Stopped. To go on:\n{shlex.join(again)}")
+        print(f"Stopped. To go on:\n{command_line(again)}")
         return interrupt.exit_status
     return 0 if best else 1
 

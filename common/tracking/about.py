@@ -7,7 +7,7 @@ from typing import Any
 
 from common.base.files import cache_folder
 from common.runs.folder import RunFolder, load_config
-from common.tracking.run import Run, start
+from common.tracking.run import WandbRun, start
 from common.tracking.server import download
 
 
@@ -19,7 +19,7 @@ def downloader(project: str | None, entity: str | None) -> Callable[[str], Path 
 @contextlib.contextmanager
 def tracked(
     folder: RunFolder, job_type: str, config: dict[str, Any], metadata: dict[str, Any], artifact: str | None
-) -> Iterator[Run]:
+) -> Iterator[WandbRun]:
     """A W&B run of its own about the checkpoint of the run in `folder`, in that run's project and group; ends as the block ends.
 
     metadata: of the weights; artifact: what they are in W&B, where that was named.

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 import secrets
-import shlex
 import shutil
 import sys
 import time
@@ -20,7 +19,7 @@ import wandb
 
 from common.base.errors import RunError
 from common.base.files import disk_errors, sha256_of, write_json
-from common.base.text import one_line
+from common.base.text import command_line, one_line
 from common.runs.folder import RunFolder
 from common.runs.records import LoggedArtifact, LoggedTable, TrackedRun
 from common.tracking.artifacts import LocalFiles
@@ -32,7 +31,7 @@ def _safely(method: Callable[..., Any]) -> Callable[..., Any]:
     """W&B's errors are said once a run, and the program goes on; a full disk is not W&B's."""
 
     @functools.wraps(method)
-    def call(self: "Run", *args: Any, **kwargs: Any) -> Any:
+    def call(self: "WandbRun", *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
         except RunError:
@@ -43,7 +42,7 @@ def _safely(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Run:
+class WandbRun:
     """One W&B run: online, offline, or with `run` None nothing but the records in the run folder."""
 
     def __init__(self, folder: RunFolder, record: TrackedRun, run: wandb.Run | None, last_step: int = -1) -> None:
@@ -212,14 +211,14 @@ class Run:
         if self.mode == "online" and self._sent_all:
             return [f"W&B: {self.url}"]
         logs = [str(self.folder.path / directory) for directory in self._record.dirs]
-        view, check = shlex.join(["wandb", "leet", logs[-1]]), self.folder.command("sync.py", self.folder.id)
+        view, check = command_line(["wandb", "leet", logs[-1]]), self.folder.command("sync.py", self.folder.id)
         if self.mode == "online":  # `wandb sync` passes over runs that were online
             return [
                 f"W&B: {self.url}, where something is missing",
                 f"     view: {view}",
                 f"     send the rest: {check}",
             ]
-        send = shlex.join(["wandb", "sync", *logs])
+        send = command_line(["wandb", "sync", *logs])
         return [
             f"W&B (offline) view: {view}",
             f"W&B (offline) send: {send}",
@@ -251,7 +250,7 @@ def start(
     entity: str | None = None,
     group: str | None = None,
     tags: Sequence[str] = (),
-) -> Run:
+) -> WandbRun:
     """Begins the W&B run `run_id` (None: a new one), or goes on with it. Never raises for W&B's trouble: a server that can't be
     reached makes an offline run."""
     # What W&B stages for an upload lies with the run, not in the user's data folder; it reads this once, at its start.
@@ -288,7 +287,7 @@ def start(
         record.id, record.project, record.entity = run.id, run.project, run.entity or entity
     with disk_errors(folder.tracking):
         _write_record(folder, record)
-    return Run(folder, record, run, last_step)
+    return WandbRun(folder, record, run, last_step)
 
 
 def _write_record(folder: RunFolder, record: TrackedRun) -> None:

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from common.base.drawing import BLUE, ORANGE
 
 
-def curves(rows: Sequence[dict[str, Any]], best_epoch: int | None) -> Figure:
+def curves(rows: Sequence[dict[str, Any]], best_epoch: float | None) -> Figure:
     """Loss and accuracy per epoch, of train and of validation, the best epoch marked.
 
     rows: those of metrics.jsonl; of these, the ones of whole epochs are drawn.

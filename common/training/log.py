@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from common.base.files import append_line, disk_errors, write_atomic
 from common.base.processes import Processes
 from common.runs.folder import RunFolder, read_metrics
-from common.tracking.run import Run as TrackedRun
+from common.tracking.run import WandbRun
 from common.training.state import TrainState, require_finite
 
 
@@ -21,7 +22,7 @@ class Log:
 
     def __init__(self, folder: RunFolder, processes: Processes) -> None:
         self.folder, self.processes = folder, processes
-        self.tracked: TrackedRun | None = None  # none: nothing is written
+        self.tracked: WandbRun | None = None  # none: nothing is written
         self._steps: list[tuple[int, float]] = []
         self._sums: list[Tensor] = []
         self.start_row()
@@ -59,23 +60,21 @@ class Log:
         self._sums.clear()
         return row
 
-    def write(self, row: dict[str, float], step: int) -> None:
+    def write(self, row: dict[str, float], step: int, best_epoch: float | None = None) -> None:
         """One row: on disk when this returns, then in W&B, with the loss figure when an epoch has ended. The next row begins."""
         if self.tracked is not None:
             with disk_errors(self.folder.metrics):
                 append_line(self.folder.metrics, json.dumps({"step": step, "time": time.time(), **row}))
-            figures = {"loss": self._draw_curves()} if "train/loss" in row else {}
+            figures = {"loss": self._draw_curves(best_epoch)} if "train/loss" in row else {}
             self.tracked.log(row, step, figures)
         self.start_row()
 
-    def _draw_curves(self) -> Any:
+    def _draw_curves(self, best_epoch: float | None) -> Path:
         from common.base import drawing  # half a second of matplotlib, which no first step should wait for
         from common.training.curves import curves
 
-        rows = [row for row in read_metrics(self.folder) if "train/loss" in row]
-        best = max(rows, key=lambda row: row.get("validation/accuracy", row["step"]))  # the last without validation
         with disk_errors(self.folder.loss_figure):
-            drawing.save(curves(rows, best["epoch"]), self.folder.loss_figure)
+            drawing.save(curves(read_metrics(self.folder), best_epoch), self.folder.loss_figure)
         return self.folder.loss_figure
 
     def rewind(self, state: TrainState) -> None:

@@ -93,7 +93,7 @@ def run_folder(config: TrainConfig) -> RunFolder:
     """The folder of a new run, or of the one to go on with. Errors: as `plan_run` and `find_run`."""
     place = config.run
     if place.resume is None:
-        return plan_run(place.runs_dir, place.run_id)
+        return plan_run(place.runs_dir, config.identity.run_id)
     return find_run(place.runs_dir, place.resume, "--resume")
 
 
@@ -211,7 +211,7 @@ def recorded(run: Run) -> Iterator[None]:
         run.log.rewind(run.state)
         yield
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):  # what ended the run is what must be seen
             folder.update_summary(status="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)
         tracked.finish(1)
         print("\n".join(tracked.hint()), file=sys.stderr)

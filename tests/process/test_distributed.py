@@ -83,7 +83,7 @@ def alone(tmp_path_factory, small_networks):
             patch.chdir(folder)
             config = parse_train([*flags])
             assert train.main(config) == 0
-            return RunFolder(folder / "runs" / (config.run.run_id or config.run.resume))
+            return RunFolder(folder / "runs" / (config.identity.run_id or config.run.resume))
 
         yield run
         torch.set_num_threads(threads)

@@ -163,6 +163,19 @@ def test_a_resumed_run_has_its_own_config_of_which_few_may_change(tmp_path):
     with pytest.raises(UserError, match="--resume second is no run"):
         parse_train([*place[:1], "--resume=second"])
     assert parse_train(["--resume=None"]) == TrainConfig()
+    with pytest.raises(UserError, match=r"--run_id \(was first, now other\)"):
+        parse_train([*place, "--run_id=other"])
+
+
+def test_a_run_that_was_copied_elsewhere_goes_on_where_it_lies(tmp_path):
+    folder = RunFolder(tmp_path / "there" / "first")
+    create_run(folder, TrainConfig.of(runs_dir=str(folder.path.parent)), SPLIT)
+    folder.path.parent.rename(tmp_path / "here")
+    for resume in (
+        ["--runs_dir", str(tmp_path / "here"), "--resume=first"],
+        ["--resume", str(tmp_path / "here" / "first")],
+    ):
+        assert parse_train(resume).run.runs_dir == str(tmp_path / "here")
 
 
 def test_help_names_every_flag_and_imports_no_torch():
@@ -210,7 +223,7 @@ def test_a_whole_number_is_a_number():
 def test_every_flag_is_in_one_group_whose_traits_it_has():
     assert sorted(GROUP_OF) == sorted(as_dict(TrainConfig()))
     assert {"epochs", "max_steps", "device", "data_dir", "resume"} <= MAY_CHANGE_ON_RESUME
-    assert not {"lr", "batch_size", "seed", "amp", "dataset", "weights", "preset"} & MAY_CHANGE_ON_RESUME
+    assert not {"lr", "batch_size", "seed", "amp", "dataset", "weights", "preset", "run_id"} & MAY_CHANGE_ON_RESUME
     assert {"lr", "epochs", "amp", "seed"} <= SETS_APART and not {
         "feature_cache",
         "device",
@@ -221,10 +234,10 @@ def test_every_flag_is_in_one_group_whose_traits_it_has():
 
 
 def test_what_the_flags_offer_can_be_loaded_and_built():
-    from common.data.load import DATASETS
+    from common.data.load import LOADERS
     from common.model.build import ARCHITECTURES, FROZEN_PREFIX
 
-    assert list(typing.get_args(config.DATASETS)) == list(DATASETS)
+    assert list(typing.get_args(config.DATASETS)) == list(LOADERS)
     assert list(typing.get_args(config.MODELS)) == list(ARCHITECTURES)
     assert list(typing.get_args(typing.get_type_hints(config.Model)["finetune"])) == list(FROZEN_PREFIX)
     assert list(typing.get_args(config.PRESET_NAMES)) == list(PRESETS)

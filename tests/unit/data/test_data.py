@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from common.base.errors import UserError
 from common.data.cifar import CIFAR100_SUPERCLASSES
 from common.data.dataset import dataset_digest
-from common.data.load import DATASETS, load_dataset
+from common.data.load import LOADERS, load_dataset
 from common.data.split import split_indices
 
 CIFAR = {"cifar100": CIFAR100, "cifar10": CIFAR10}
@@ -364,7 +364,7 @@ def test_an_unreadable_photo_is_named(tmp_path):
 def test_a_folder_needs_its_place_and_a_name_must_be_known():
     with pytest.raises(UserError, match="--dataset folder needs --data_dir"):
         load_dataset("folder", None, "train", 8)
-    with pytest.raises(UserError, match="--dataset is 'mnist': allowed are " + ", ".join(DATASETS)):
+    with pytest.raises(UserError, match="--dataset is 'mnist': allowed are " + ", ".join(LOADERS)):
         load_dataset("mnist", None, "train", 8)
 
 
