@@ -65,7 +65,7 @@ def in_words(hint: Any) -> str:
     if origin is tuple:
         return "a list of words"
     if origin is Annotated:
-        kind = "a whole number, " if arguments[0] is int else ""
+        kind = "a whole number, " if arguments[0] is int else "a number, "
         return kind + " ".join(map(_range_in_words, arguments[1:]))
     return {type(None): "None", bool: "True or False", int: "a whole number", float: "a number", str: "text"}[hint]
 

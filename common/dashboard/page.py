@@ -91,7 +91,8 @@ def what_is_missing(data: dict[str, Any]) -> str:
     if any(run["report"] for run in runs):
         return ""
     with_weights = [run for run in runs if any(row["command"] == run["evaluate"] for row in run["commands"])]
-    return f"No run is tested yet; error analysis appears after: {(with_weights or runs)[0]['evaluate']}"
+    evaluate = with_weights[0]["evaluate"] if with_weights else command(runs_dir, "evaluate.py")
+    return f"No run is tested yet; error analysis appears after: {evaluate}"
 
 
 def render(data: dict[str, Any], reload_seconds: int = 0) -> str:

@@ -23,9 +23,10 @@ def list_runs(runs_dir: str | Path) -> list[RunFolder]:
 
 
 def _age(folder: RunFolder) -> tuple[float, str]:
-    with contextlib.suppress(UserError):
+    try:
         return folder.read_summary().started or 0.0, folder.id
-    return 0.0, folder.id
+    except UserError:  # damaged: it may be the newest all the same
+        return folder.summary.lstat().st_mtime, folder.id
 
 
 def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:

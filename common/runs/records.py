@@ -6,20 +6,20 @@ from typing import Any
 # --- split.json -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """Which images of which data are validated on. As an artifact it is the data set, so that its bytes must not change."""
 
-    dataset: str
-    data_dir: str | None
-    classes: tuple[str, ...]
-    superclasses: tuple[str, ...] | None
-    superclass_of: tuple[int, ...] | None
-    seed: int
-    validation_fraction: float
+    dataset: str = "?"
+    data_dir: str | None = None
+    classes: tuple[str, ...] = ()
+    superclasses: tuple[str, ...] | None = None
+    superclass_of: tuple[int, ...] | None = None
+    seed: int = 0
+    validation_fraction: float = 0.0
     digest: str
     """of all training images, those of the validation included"""
-    train_size: int
+    train_size: int = 0
     """images that are trained on"""
     validation: list[int]
     """indices of the others"""

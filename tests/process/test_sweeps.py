@@ -332,8 +332,8 @@ def test_a_sweep_does_not_go_on_with_another_file(here):
             {"parameters": {"batch_size": {"min": 1, "max": 8}}},
             "1, which --batch_size does not take: a whole number, 2 or",
         ),
-        ({"parameters": {"lr": {"value": -1}}}, "-1, which --lr does not take: above 0"),
-        ({"parameters": {"lr": {"min": -1.0, "max": 0.1}}}, "which --lr does not take: above 0"),
+        ({"parameters": {"lr": {"value": -1}}}, "-1, which --lr does not take: a number, above 0"),
+        ({"parameters": {"lr": {"min": -1.0, "max": 0.1}}}, "which --lr does not take: a number, above 0"),
         ({"early_terminate": {"type": "envelope"}}, "early_terminate.type is 'envelope'"),
         ({"early_terminate": {"type": "hyperband"}}, "early_terminate.min_iter is None"),
         (

@@ -108,7 +108,7 @@ def test_a_summary_of_a_stranger_is_refused_by_name_and_does_not_hide_other_runs
         run_state(folder)
     (folder.path.parent / "second").mkdir()
     RunFolder(folder.path.parent / "second").update_summary(started=1.0)
-    assert [run.id for run in list_runs(folder.path.parent)] == ["first", "second"]
+    assert [run.id for run in list_runs(folder.path.parent)] == ["second", "first"]  # by its file's time, it is newer
 
 
 @pytest.mark.parametrize("changed", [{"runs": {}}, {"artifacts": [{"name": "n"}]}, {"tables": [{"key": 1}]}])

@@ -258,3 +258,9 @@ def test_data_that_changed_since_is_refused(tmp_path):
     prepare.check_same_data(folder, "then")
     with pytest.raises(UserError, match="--resume first.*changed"):
         prepare.check_same_data(folder, "now")
+
+
+def test_a_run_whose_summary_is_damaged_does_not_hide_behind_older_ones(tmp_path):
+    make(tmp_path, "old", started=1_000_000.0)
+    make(tmp_path, "new", started=2_000_000.0).summary.write_text('{"started": "yesterday"}')
+    assert [folder.id for folder in list_runs(tmp_path)] == ["old", "new"]
