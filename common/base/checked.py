@@ -4,8 +4,8 @@ Ranges are in the words of `annotated_types`, as in `Annotated[float, Interval(g
 """
 
 import dataclasses
-import math
 import operator
+import sys
 import types
 import typing
 from functools import cache
@@ -46,7 +46,9 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is type(None):
         return value is None
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return (
+            type(value) in (int, float) and abs(value) <= sys.float_info.max
+        )  # neither NaN nor infinite, nor too long
     return type(value) is hint
 
 

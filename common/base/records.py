@@ -30,7 +30,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 
     try:
         data = path.read_bytes()
-        from_json(data, allow_inf_nan=False)
+        from_json(data, allow_inf_nan=False)  # what follows takes NaN, which no writer of ours makes
         return cast(Record, _adapter(cast(Any, kind)).validate_json(data, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]

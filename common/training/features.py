@@ -19,7 +19,7 @@ from common.base.errors import UserError
 from common.base.files import atomic_path, cache_folder
 from common.base.processes import Processes
 from common.base.signals import watched
-from common.data.batches import Batches, batch_images, cut_epoch
+from common.data.batches import Batches, batch_images, cut_epoch, steps_per_epoch
 from common.model.predict import predict
 
 
@@ -36,7 +36,7 @@ class FeatureBatches:
         self.batch_size, self.seed, self.processes = batch_size, seed, processes
 
     def __len__(self) -> int:
-        return len(cut_epoch(len(self.labels), self.batch_size))
+        return steps_per_epoch(len(self.labels), self.batch_size)
 
     def size(self, step: int) -> int:
         return batch_images(len(self.labels), self.batch_size, step)

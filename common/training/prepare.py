@@ -13,6 +13,7 @@ from common.base.errors import UserError
 from common.base.files import disk_errors
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
+from common.base.text import one_line
 from common.config import Recipe, TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import Batches
@@ -212,7 +213,7 @@ def recorded(run: Run) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):  # what ended the run is what must be seen
-            folder.update_summary(status="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)
+            folder.update_summary(status="failed", error=one_line(error, 500) or type(error).__name__)
         tracked.finish(1)
         print("\n".join(tracked.hint()), file=sys.stderr)
         raise

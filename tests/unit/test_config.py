@@ -196,7 +196,7 @@ def test_help_names_every_flag_and_imports_no_torch():
     ("name", "value"),
     [
         ("augment", "everything"), ("loss", "mse"), ("batch_size", 14.5), ("batch_size", True), ("batch_size", "32"),
-        ("lr", "0.1"), ("lr", None), ("lr", True), ("nesterov", 1), ("nesterov", "True"), ("tags", "one"), ("tags", (1,)),
+        ("lr", "0.1"), ("lr", 10**400), ("lr", None), ("lr", True), ("nesterov", 1), ("nesterov", "True"), ("tags", "one"), ("tags", (1,)),
         ("data_dir", 3), ("max_steps", 2.0), ("dataset", None), ("preset", ["lab"]),
     ],
 )  # fmt: skip
