@@ -32,8 +32,6 @@ def main(config: TrainConfig) -> int:
 def fit(run: "Run") -> None:
     """Trains until the last step, or until a signal; in either case `last.pt` is then up to date."""
     with run.saved_when_interrupted():
-        if run.trains_on_features:
-            run.compute_features()
         while not run.ended:
             train_epoch(run)
             row = run.epoch_row() | validate(run)

@@ -69,8 +69,8 @@ class Images(Group):
     """Side in pixels to begin with; grows linearly to image_size over the first half of the epochs."""
     batch_size: Annotated[int, Ge(2)] = 32
     """Largest number of images a step; an epoch is cut into equal batches. With several processes: of all together."""
-    augment: Literal["none", "basic", "randaugment"] = "none"
-    """`basic` = padded random crop and, where the data allows it, horizontal flip; `randaugment` adds torchvision's."""
+    augment: Literal["none", "basic", "randaugment", "trivialaugment"] = "none"
+    """`basic` = padded random crop and, where the data allows it, horizontal flip; `randaugment` and `trivialaugment` add torchvision's."""
     mixup_alpha: NotNegative = 0.0
     """Beta parameter of mixup. 0: off."""
     cutmix_alpha: NotNegative = 0.0
@@ -87,9 +87,11 @@ class Model(Group):
     """IMAGENET1K_V2, IMAGENET1K_V1, none (random), or a path to a .pth or .safetensors file."""
     finetune: Literal["full", "partial", "head"] = "full"
     """What is trained: everything, the last two stages and the head, or the head alone (feature extraction)."""
+    head_epochs: Annotated[int, Ge(0)] = 0
+    """Epochs before the others in which the head alone is trained, on features of the frozen backbone: seconds each."""
     feature_views: Annotated[int, Interval(ge=0, le=100)] = 1
-    """With finetune=head the frozen backbone's features are computed once for this many augmented views of each image
-    and kept. 0: compute them anew in every epoch."""
+    """While the head alone is trained, the frozen backbone's features are computed once for this many augmented views of each image
+    and kept. 0, with finetune=head: compute them anew in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Duration(Group):
     may_change_on_resume = True
 
     epochs: Annotated[int, Ge(1)] = 5
-    """Passes over the training images."""
+    """Passes over the training images, after those of head_epochs."""
     max_steps: Annotated[int, Ge(1)] | None = None
     """End after this many optimizer steps in all."""
 
@@ -252,6 +254,20 @@ class TrainConfig:
         _check("warmup_epochs", warmup, warmup <= epochs, f"from 0 to epochs ({epochs})")
         start, size = images.progressive_from, images.image_size
         _check("progressive_from", start, start is None or start <= size, f"from 16 to image_size ({size}), or None")
+        model, first = self.model, self.model.head_epochs
+        _check(
+            "head_epochs",
+            first,
+            not first or model.finetune != "head",
+            "0 with finetune head, which trains no more than that",
+        )
+        _check(
+            "head_epochs",
+            first,
+            not first or model.weights != "none",
+            "0 with weights none, where there is nothing to freeze",
+        )
+        _check("head_epochs", first, not first or model.feature_views > 0, "0 with feature_views 0")
         where = self.place.data_dir
         given = self.data.dataset != "folder" or where is not None
         _check("data_dir", where, given, "a folder when dataset is folder")

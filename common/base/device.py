@@ -67,8 +67,10 @@ def choose_amp(amp: str, device: torch.device, smallest_image: int | None = None
 
 
 def _cpu_has_bf16() -> bool:
-    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and bool(check and check())
+    """Whether the processor multiplies in bf16: by AMX (Intel since Sapphire Rapids), or AVX-512's instructions (AMD since Zen 4)."""
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, so they may be gone one day
+    checks = [check for name in names if (check := getattr(torch.cpu, name, None))]
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and any(check() for check in checks)
 
 
 @contextlib.contextmanager

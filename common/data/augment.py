@@ -9,6 +9,8 @@ from torchvision.transforms import v2
 
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
+POLICIES = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+
 
 def seed_for(*parts: int) -> int:
     """A seed that is a function of its parts alone, such as (seed, epoch, step): what a resumed run needs no state for."""
@@ -34,13 +36,13 @@ def augmented(images: Tensor, augment: str, flip: bool, draws: Draws) -> Tensor:
     """Augments uint8 (b, 3, h, w), every image by draws of its own.
 
     `basic`: a random crop after padding by an eighth of the side, and a mirror image half of the time where `flip` allows;
-    `randaugment`: the same, then torchvision's RandAugment.
+    the others: the same, then torchvision's policy of that name.
     """
     if augment == "none":
         return images
     images = random_crop_and_flip(images, flip, draws)
-    if augment == "randaugment":
-        images = random_augment(images, draws)
+    if augment in POLICIES:
+        images = by_policy(images, POLICIES[augment](), draws)
     return images
 
 
@@ -60,9 +62,8 @@ def random_crop_and_flip(images: Tensor, flip: bool, draws: Draws) -> Tensor:
     return pixels.index_select(0, places).view(len(images), height, width, -1).permute(0, 3, 1, 2)
 
 
-def random_augment(images: Tensor, draws: Draws) -> Tensor:
-    """torchvision's RandAugment, image by image, since it draws once for a whole batch."""
-    transform = v2.RandAugment()
+def by_policy(images: Tensor, transform: v2.Transform, draws: Draws) -> Tensor:
+    """`transform` of torchvision, image by image, since it draws once for a whole batch."""
     seeds = draws.integers(2**31).tolist()
     with torch.random.fork_rng(devices=[]):
         return torch.stack(

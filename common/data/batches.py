@@ -4,6 +4,7 @@ Nothing is drawn from a global generator, so a resumed run, or one with another 
 an uninterrupted one would have seen, and no random state has to be saved.
 """
 
+import copy
 import io
 import math
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class Batches:
     another process's, so each prepares the whole batch before it takes its part.
 
     images: uint8 (N, 3, H, W); labels: int64 (N,); indices: int64, those to use, in this order unless `training`.
-    progressive_from, epochs: of `progressive_size`.
+    progressive_from: side that the images of the first of `epochs` have, of `progressive_size`.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Batches:
         training: bool = False,
         mix: Mix | None = None,
         progressive_from: int | None = None,
-        epochs: int = 1,
+        epochs: range = range(1),
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -118,6 +119,12 @@ class Batches:
         """Images of batch `step` of an epoch, those of all processes."""
         return batch_images(len(self.indices), self.batch_size, step)
 
+    def plain(self) -> "Batches":
+        """The same, at full size and not mixed: what features are computed of."""
+        plain = copy.copy(self)
+        plain.mix = plain.progressive_from = None
+        return plain
+
     @property
     def order_seed(self) -> int | None:
         """What `cut_epoch` permutes by; None: in order."""
@@ -126,7 +133,8 @@ class Batches:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of `epoch` from `start_step` on: images float32 (b, 3, s, s), normalized, channels_last, and labels
         int64 (b,), or float32 (b, classes) once mixed."""
-        size = progressive_size(epoch, self.epochs, self.progressive_from, self.image_size)
+        since = epoch - self.epochs.start
+        size = progressive_size(since, len(self.epochs), self.progressive_from, self.image_size)
         cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch)[start_step:]
         mine, everyone = slice(self.rank, None, self.world), slice(None)
         mix = self.mix if self.training else None

@@ -1,11 +1,12 @@
 """From a config to a run that is open. Whatever can be refused is refused here, before anything is written."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import ResNet
 
 from common.base.device import choose_amp, choose_device, memory_errors
@@ -14,7 +15,7 @@ from common.base.files import disk_errors
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.base.text import one_line
-from common.config import Recipe, TrainConfig, as_dict
+from common.config import TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import Batches
 from common.data.dataset import Dataset
@@ -27,7 +28,6 @@ from common.runs.folder import RunFolder, create_run, mark_running, plan_run, sa
 from common.tracking.run import start
 from common.training.facts import description, ending, run_facts, split_record, weights_metadata
 from common.training.log import Log
-from common.training.optim import averaged, build_sgd, parameter_groups
 from common.training.run import Run
 from common.training.state import TrainState
 
@@ -71,8 +71,6 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
     model = set_trainable(model, config.model.finetune).to(device, memory_format=torch.channels_last)
     batches = training_batches(config, data, train_part, processes, device)
-    frozen = config.model.finetune == "head" and config.model.feature_views > 0
-    on_features = frozen and batches.mix is None and config.images.progressive_from is None
     return Run(
         config=config,
         folder=folder,
@@ -82,7 +80,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         amp=amp,
         batches=batches,
         validation=validation_batches(config, data, validation_part, processes, device),
-        state=first_state(config.recipe, model, model.fc if on_features else model, amp, device),
+        state=first_state(config, model, amp, device),
         log=Log(folder, processes),
         facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
@@ -129,7 +127,7 @@ def training_batches(
         training=True,
         mix=mixing(images.mixup_alpha, images.cutmix_alpha, len(data.classes)),
         progressive_from=images.progressive_from,
-        epochs=config.duration.epochs,
+        epochs=range(config.model.head_epochs, config.model.head_epochs + config.duration.epochs),
         rank=processes.rank,
         world=processes.world,
     )
@@ -143,17 +141,19 @@ def validation_batches(
     return Batches(data.images, data.labels, indices, batch_size, size, device, rank=rank, world=world)
 
 
-def first_state(
-    recipe: Recipe, model: ResNet, network: nn.Module, amp: torch.dtype | None, device: torch.device
-) -> TrainState:
-    """Before the first step. network: what is trained, the model or its head."""
-    groups = parameter_groups(network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)
+def first_state(config: TrainConfig, model: ResNet, amp: torch.dtype | None, device: torch.device) -> TrainState:
+    """Before the first step."""
+    images = config.images
+    mixed = images.mixup_alpha or images.cutmix_alpha
+    kept = (
+        config.model.feature_views and not mixed and images.progressive_from is None
+    )  # else features change with the epoch
+    head_only = config.model.finetune == "head" and kept
     return TrainState(
         model,
-        network,
-        build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device),
+        config.recipe,
+        math.inf if head_only else config.model.head_epochs,
         torch.amp.GradScaler(device.type, enabled=amp is torch.float16),
-        averaged(network, recipe.ema_decay) if recipe.ema_decay else None,
         sums=torch.zeros(3, device=device),
     )
 

@@ -32,9 +32,9 @@ class Run:
     processes: Processes
     interrupt: Interrupt
     amp: torch.dtype | None
-    batches: Batches | FeatureBatches
+    batches: Batches
     """of the training images"""
-    validation: Batches | FeatureBatches
+    validation: Batches
     state: TrainState
     log: Log
     facts: dict[str, Any]
@@ -47,8 +47,19 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Optimizer steps after which the run ends."""
-        duration, steps = self.config.duration, self.config.duration.epochs * len(self.batches)
-        return min(steps, duration.max_steps or steps)
+        steps = self.epochs * len(self.batches)
+        return min(steps, self.config.duration.max_steps or steps)
+
+    @property
+    def epochs(self) -> int:
+        """Those of the head alone, and those that follow."""
+        return self.config.model.head_epochs + self.config.duration.epochs
+
+    @property
+    def phase(self) -> range:
+        """The steps of the head alone, or those that follow: each has a schedule of its own."""
+        head_steps = min(self.config.model.head_epochs * len(self.batches), self.total_steps)
+        return range(head_steps) if self.state.step < head_steps else range(head_steps, self.total_steps)
 
     @property
     def ended(self) -> bool:
@@ -91,36 +102,31 @@ class Run:
     def step_of_epoch(self) -> int:
         return self.state.step - self.state.epoch * len(self.batches)
 
-    @property
-    def trains_on_features(self) -> bool:
-        """Whether the head alone is trained, on features of the frozen backbone that are computed once."""
-        return self.state.network is not self.state.model
-
-    def compute_features(self) -> None:
-        """From here on the batches are the frozen backbone's features of them. Raises: `Interrupted`."""
+    @cached_property
+    def features(self) -> tuple[FeatureBatches, FeatureBatches]:
+        """Training and validation batches as the frozen backbone's features of them, computed once. Raises: `Interrupted`."""
         views, in_file = self.config.model.feature_views, self.config.place.feature_cache == "file"
         digest = self.split.digest if in_file else None
 
-        def features(batches: Batches | FeatureBatches, views: int, name: str) -> FeatureBatches:
-            assert isinstance(batches, Batches)
+        def features(batches: Batches, views: int, name: str) -> FeatureBatches:
             model, processes = self.state.model, self.processes
             return cached_features(model, batches, views, self.amp, processes, self.stopped, name, digest)
 
-        self.batches, self.validation = (
-            features(self.batches, views, "training"),
-            features(self.validation, 1, "validation"),
-        )
+        return features(self.batches.plain(), views, "training"), features(self.validation, 1, "validation")
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of this process. Raises: `Interrupted`."""
-        return watched(self.validation.epoch(0), self.stopped)
+        batches = self.features[1] if self.state.on_features else self.validation
+        return watched(batches.epoch(0), self.stopped)
 
     def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's batches that are still to come, with a bar: images and labels of this process. Raises: `Interrupted`."""
-        epoch = self.state.epoch
-        left = islice(self.batches.epoch(epoch, self.step_of_epoch), self.total_steps - self.state.step)
+        state = self.state
+        batches = self.features[0] if state.on_features else self.batches
+        left = islice(batches.epoch(state.epoch, self.step_of_epoch), self.total_steps - state.step)
         sizes = [self.batches.size(step) for step in range(len(self.batches))]
-        done, title = sum(sizes[: self.step_of_epoch]), f"epoch {epoch + 1}/{self.config.duration.epochs}"
+        title = f"epoch {state.epoch + 1}/{self.epochs}" + " (head)" * (state.epoch < self.config.model.head_epochs)
+        done = sum(sizes[: self.step_of_epoch])
         hidden = not self.processes.main
         self.log.start_row()
         with tqdm(
@@ -132,9 +138,9 @@ class Run:
 
     def set_lr(self) -> float:
         """Sets the step's learning rate, by the schedule → the head's."""
-        recipe = self.config.recipe
+        recipe, phase = self.config.recipe, self.phase
         warmup_steps = round(recipe.warmup_epochs * len(self.batches))
-        factor = lr_factor(self.state.step, self.total_steps, warmup_steps, recipe.schedule)
+        factor = lr_factor(self.state.step - phase.start, len(phase), warmup_steps, recipe.schedule)
         return set_lr(self.state.optimizer, factor)
 
     def share(self, images: Tensor) -> float:
@@ -184,6 +190,13 @@ class Run:
         if state.step % len(self.batches) == 0:
             state.epoch += 1
             state.sums.zero_()
+            if state.epoch == self.config.model.head_epochs:
+                self.train_everything()
+
+    def train_everything(self) -> None:
+        """The head's own epochs are over."""
+        self.state.begin_phase()
+        del self.network, self.features  # cached while the head was trained
 
     def save(self) -> None:
         """Writes last.pt. Errors: `RunError` when the loss or the weights are not finite: such a state is not saved."""

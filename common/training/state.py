@@ -15,7 +15,9 @@ from torchvision.models import ResNet
 from common.base.errors import RunError, UserError, first_line
 from common.base.files import atomic_path, disk_errors
 from common.base.processes import Processes
+from common.config import Recipe
 from common.model.weights import FORMAT, as_os_error, load_into
+from common.training.optim import averaged, build_sgd, parameter_groups
 
 # The plain numbers among a state's fields, as `last.pt` has them under "progress".
 PROGRESS = ("epoch", "step", "measured", "best_epoch", "best_accuracy", "latest")
@@ -23,13 +25,13 @@ PROGRESS = ("epoch", "step", "measured", "best_epoch", "best_accuracy", "latest"
 
 @dataclass
 class TrainState:
-    """`network` is what is trained: the model, or its head alone on cached features."""
+    """`network` is what is trained: the head alone, on cached features, in the first `head_epochs`; then the model."""
 
     model: ResNet
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
+    recipe: Recipe
+    head_epochs: float
+    """infinity: the head alone is all that is ever trained"""
     scaler: torch.amp.GradScaler
-    average: AveragedModel | None
     sums: Tensor
     """float (3,) on the device: this epoch's summed loss, images that were right, images"""
     epoch: int = 0
@@ -46,6 +48,25 @@ class TrainState:
     earlier_seconds: float = 0.0
     """time spent by the processes that went on with the run before this one"""
     started: float = field(default_factory=time.monotonic)
+    network: nn.Module = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    average: AveragedModel | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin_phase()
+
+    def begin_phase(self) -> None:
+        """What is trained from this epoch on: by a new optimizer, and with a new average."""
+        recipe = self.recipe
+        self.network = self.model.fc if self.on_features else self.model
+        groups = parameter_groups(self.network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)
+        self.optimizer = build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, self.sums.device)
+        self.average = averaged(self.network, recipe.ema_decay) if recipe.ema_decay else None
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the head alone is trained in this epoch, on features of the frozen backbone."""
+        return self.epoch < self.head_epochs
 
     @property
     def seconds(self) -> float:
@@ -95,13 +116,14 @@ class TrainState:
         """Goes on from `path`. Errors: `UserError` when the file is damaged or of another run."""
         state = load_training_state(path)
         try:
+            for name in PROGRESS:
+                setattr(self, name, state["progress"][name])
+            self.begin_phase()  # the optimizer and the average that were saved are those of this epoch's phase
             load_into(self.model, state["model"], path)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             if self.average is not None:
                 load_into(self.average, state["average"], path)
-            for name in PROGRESS:
-                setattr(self, name, state["progress"][name])
             self.earlier_seconds = state["progress"]["seconds"]
             # One process has the sums of all, however many they were.
             self.sums.copy_(state["sums"] if processes.main else torch.zeros(3))

@@ -214,9 +214,12 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("finetune", ["partial", "head"])
-def test_two_processes_train_the_weights_that_one_trains_however_much_is_frozen(finetune, alone, tmp_path):
-    flags = [*FLAGS, "--finetune", finetune, "--mixup_alpha", "0", "--feature_views", "2"]
+@pytest.mark.parametrize("frozen", ["--finetune partial", "--finetune head", "--head_epochs 1 --epochs 1"])
+def test_two_processes_train_the_weights_that_one_trains_however_much_is_frozen(frozen, alone, tmp_path):
+    flags = [*FLAGS, *frozen.split(), "--mixup_alpha", "0", "--feature_views", "2"]
+    if "head_epochs" in frozen:
+        torch.save(tiny_architectures()["resnext50_32x4d"](5).state_dict(), tmp_path / "weights.pth")
+        flags += ["--weights", str(tmp_path / "weights.pth")]
     ended = torchrun(tmp_path, ROOT / "train.py", "two", *flags)
     assert ended.status == 0, ended.output
     assert_same_state(ended.folder, alone(tmp_path, *flags, "--run_id", "one"))

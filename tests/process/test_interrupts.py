@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import script_environment
 from resumed import FLAGS, PATIENCE, assert_same_run, lines_of, start, state_of, wait_until
 
@@ -19,6 +20,7 @@ from common.base.errors import RunError, UserError
 from common.cli import parse_train
 from common.config import PRESETS
 from common.model import predict
+from common.model.build import build_model
 from common.training import features, step
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -38,11 +40,15 @@ KINDS = {
     "full": {"mixup_alpha": 0.2, "ema_decay": 0.9, "nesterov": True},
     "partial": {"finetune": "partial", "backbone_lr_scale": 0.5, "augment": "none"},
     "head": {"finetune": "head", "feature_views": 2, "momentum": 0.5},
+    "head first": {"head_epochs": 1, "epochs": 1, "feature_views": 2, "mixup_alpha": 0.2, "ema_decay": 0.9},
 }
 
 
 def begin(folder: Path, kind: str) -> int:
-    return train.main(SMALL.replace(runs_dir=str(folder), **KINDS[kind]))
+    weights = folder / "weights.pth"
+    torch.save(build_model("resnext50_32x4d", 3, "none", seed=5).state_dict(), weights)
+    flags = {**KINDS[kind], **({"weights": str(weights)} if kind == "head first" else {})}
+    return train.main(SMALL.replace(runs_dir=str(folder), **flags))
 
 
 def go_on(folder: Path, *flags: object) -> int:
@@ -82,10 +88,15 @@ def signal_in_call(patch: pytest.MonkeyPatch, module: object, name: str, call: i
         ("partial", step, "train_step", 8, 8),
         ("head", step, "train_step", 20, 20),
         ("head", features, "predict", 2, 0),
+        ("head first", features, "predict", 2, 0),
+        ("head first", step, "train_step", 5, 5),
+        ("head first", step, "train_step", 12, 12),
+        ("head first", predict, "predict", 1, 12),
+        ("head first", step, "train_step", 13, 13),
+        ("head first", step, "train_step", 20, 20),
         ("full", predict, "predict", 1, 12),
         ("full", predict, "predict", 2, 24),
     ],
-    ids=["a step", "a step, partial", "a step, head", "feature extraction", "a validation", "the last validation"],
 )
 def test_a_run_interrupted_anywhere_goes_on_as_if_it_had_not_been(tmp_path, whole, kind, module, name, call, step):
     with pytest.MonkeyPatch.context() as patch:

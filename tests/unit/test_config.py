@@ -30,7 +30,7 @@ from common.runs.folder import RunFolder, create_run, load_config
 VALUES = {
     "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "image_size": 96,
     "batch_size": 12, "augment": "basic", "mixup_alpha": 0.5, "cutmix_alpha": 0.7, "model": "resnet50",
-    "weights": "none", "finetune": "partial", "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
+    "weights": "other.pth", "finetune": "partial", "head_epochs": 2, "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
     "lr": 3e-05, "backbone_lr_scale": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
     "label_smoothing": 0.1, "focal_gamma": 1.5, "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.9,
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",

@@ -89,7 +89,7 @@ def test_batches_are_a_function_of_seed_and_epoch_alone():
     assert not torch.equal(first[0][0], next(make().epoch(2))[0])
 
 
-@pytest.mark.parametrize("augment", ["none", "basic", "randaugment"])
+@pytest.mark.parametrize("augment", ["none", "basic", "randaugment", "trivialaugment"])
 def test_a_resumed_epoch_goes_on_with_the_batches_it_would_have_had(augment):
     options = {"augment": augment, "mix": mixing(0.2, 1.0, COUNT)}
     whole = list(make(**options).epoch(1))
@@ -138,17 +138,18 @@ def test_data_that_may_not_be_mirrored_is_not():
     assert 16 < (mirrored[:, 8] < mirrored[:, 7]).sum() < 48
 
 
-def test_randaugment_depends_on_the_seed_and_is_another_for_each_image():
+@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
+def test_a_policy_depends_on_the_seed_and_is_another_for_each_image(policy):
     same = images(1).expand(8, -1, -1, -1)
-    pixels, _ = next(make(same, augment="randaugment").epoch(0))
-    assert_same(make(same, augment="randaugment").epoch(0), [(pixels, torch.cat(cut_epoch(8, 8, 3, 0)))])
+    pixels, _ = next(make(same, augment=policy).epoch(0))
+    assert_same(make(same, augment=policy).epoch(0), [(pixels, torch.cat(cut_epoch(8, 8, 3, 0)))])
     basic, _ = next(make(same).epoch(0))
     assert (pixels != basic).flatten(1).any(dim=1).sum() > 3
-    assert not torch.equal(pixels, next(make(same, augment="randaugment", seed=4).epoch(0))[0])
+    assert not torch.equal(pixels, next(make(same, augment=policy, seed=4).epoch(0))[0])
 
 
 @pytest.mark.parametrize("mix", [None, mixing(0.4, 1.0, COUNT)], ids=["unmixed", "mixed"])
-@pytest.mark.parametrize("augment", ["none", "basic", "randaugment"])
+@pytest.mark.parametrize("augment", ["none", "basic", "randaugment", "trivialaugment"])
 def test_two_processes_share_the_batches_of_one(augment, mix):
     alone = list(make(augment=augment, mix=mix).epoch(1))
     shares = [list(make(augment=augment, mix=mix, rank=rank, world=2).epoch(1)) for rank in (0, 1)]
@@ -190,9 +191,9 @@ def test_reading_a_mapped_set_keeps_it_out_of_memory(tmp_path):
 
 def test_images_are_brought_to_the_size_asked_for():
     assert next(make().epoch(0))[0].shape == (8, 3, 16, 16)
-    smaller, _ = next(make(progressive_from=12, epochs=4).epoch(0))
+    smaller, _ = next(make(progressive_from=12, epochs=range(4)).epoch(0))
     assert smaller.shape == (8, 3, 12, 12)
-    untouched, labels = next(make(augment="none", progressive_from=12, epochs=4).epoch(0))
+    untouched, labels = next(make(augment="none", progressive_from=12, epochs=range(4)).epoch(0))
     torch.testing.assert_close(untouched, normalize(v2.Resize([12, 12], antialias=True)(images()[labels])))
 
 

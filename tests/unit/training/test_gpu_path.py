@@ -156,6 +156,26 @@ def test_mixed_precision_is_what_the_device_computes_in(monkeypatch):
     assert [choose_amp(name, GPU) for name in ("none", "bf16", "fp16")] == [None, torch.bfloat16, torch.float16]
 
 
+@pytest.mark.parametrize(
+    "capability, amx, avx512_bf16, expected",
+    [
+        ("AVX512", True, True, torch.bfloat16),  # Sapphire Rapids
+        ("AVX512", False, True, torch.bfloat16),  # Zen 4
+        ("AVX512", False, False, None),  # Skylake
+        ("AVX2", False, True, None),  # a Zen 4 that ATEN_CPU_CAPABILITY holds back
+        ("AVX512", None, None, None),  # a torch that doesn't say
+    ],
+)
+def test_a_processor_trains_in_bf16_when_it_multiplies_in_it(capability, amx, avx512_bf16, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for name, has in {"_is_amx_tile_supported": amx, "_is_avx512_bf16_supported": avx512_bf16}.items():
+        if has is None:
+            monkeypatch.delattr(torch.cpu, name)
+        else:
+            monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
+    assert choose_amp("auto", CPU) == expected
+
+
 def test_a_cpu_trains_in_bf16_only_where_its_gradients_are_right(monkeypatch):
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     assert choose_amp("auto", CPU, 16) is None and choose_amp("auto", CPU, 17) == torch.bfloat16

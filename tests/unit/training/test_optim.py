@@ -9,6 +9,7 @@ from tiny_models import tiny_architectures
 from torch import nn
 from torch.nn import functional as F
 
+from common.config import Recipe
 from common.model.build import set_trainable
 from common.training.optim import averaged, build_loss, build_sgd, focal_loss, lr_factor, parameter_groups, set_lr
 from common.training.state import TrainState
@@ -144,15 +145,13 @@ def test_the_average_is_a_warmed_up_exponential_one_of_weights_and_statistics():
 
 def test_every_step_of_a_run_moves_the_average():
     model = tiny("head")
-    average = averaged(model, 0.5)
-    optimizer, scaler = build_sgd([{"params": [model.fc.bias]}], 0.1, 0.9, False, CPU), torch.amp.GradScaler("cpu")
-    state = TrainState(model, model, optimizer, scaler, average, sums=torch.zeros(3))
+    state = TrainState(model, Recipe(ema_decay=0.5), 0, torch.amp.GradScaler("cpu"), sums=torch.zeros(3))
     for value in (1.0, 2.0):
         nn.init.constant_(model.fc.bias, value)
         state.add(torch.tensor([0.5, 1.0, 2.0]))
     bias = 2.0 + (1.0 - 2.0) * 2 / 11  # the warmed-up decay of the second update
     torch.testing.assert_close(state.weights()["fc.bias"], torch.full((10,), bias))
-    assert state.evaluated is average.module and state.sums.tolist() == [1.0, 2.0, 4.0]
+    assert state.evaluated is not model and state.sums.tolist() == [1.0, 2.0, 4.0]
 
 
 def test_the_averages_count_is_read_without_a_gpu_and_is_part_of_its_state():
