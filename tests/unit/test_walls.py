@@ -117,6 +117,7 @@ def test_only_tracking_imports_wandb():
 LINES = {  # of a script at most, its docstring and flags included
     "train": 90,
     "evaluate": 90,
+    "compare": 50,
     "visualize": 90,
     "sweep": 50,
     "sync": 50,
