@@ -84,7 +84,7 @@ def check_same(one: Report, other: Report, recipe: Recipe, other_recipe: Recipe)
     """Errors: `UserError` when two evaluations are of other classes or images.
 
     One's own photos are decoded to the network's size, so that their pixels are the same only where that is."""
-    who = f"{one.run_id} and {other.run_id} were evaluated on other"
+    who = f"{printable(one.run_id)} and {printable(other.run_id)} were evaluated on other"
     if one.classes != other.classes:
         raise UserError(f"{who} classes ({len(one.classes)} and {len(other.classes)} of them); they can't be compared")
     sizes = {settings["image_size"] for settings in (recipe.settings, other_recipe.settings)}
@@ -148,8 +148,10 @@ def difference_in_words(a: Tested, b: Tested, paired: bool) -> str:
         parts.append(markdown_table(header, rows, set(header[1:])))
     both = found[-1][1]
     if both is not None and both.from_seeds is not None:
-        share = both.from_seeds
-        parts.append(f"Of the last one's variance, {share:.0%} comes from the seeds, {1 - share:.0%} from the images.")
+        wanted = "seeds" if both.from_seeds > 0.5 else "test images"
+        parts.append(
+            f"More {wanted} would narrow the last one most: seeds make {both.from_seeds:.0%} of its squared width."
+        )
     return "\n\n".join(parts)
 
 
@@ -174,43 +176,42 @@ def settings_in_words(a: Tested, b: Tested) -> str:
 
 def verdict(a: Tested, b: Tested, paired: bool) -> str:
     """One sentence that claims no more than the intervals do."""
-    both, images = over_both(a.right, b.right, paired), over_images(a.right, b.right)
-    seeds = over_seeds(a.right, b.right, paired)
+    seeds, images, both = (
+        over_seeds(a.right, b.right, paired),
+        over_images(a.right, b.right),
+        over_both(a.right, b.right, paired),
+    )
+    better, worse = (b.name, a.name) if b.right.mean() > a.right.mean() else (a.name, b.name)
+    on_images = f"on other images too, the networks of {better} are better than those of {worse}"
     if min(len(a.right), len(b.right)) < 2:
-        networks = "of these networks" if max(len(a.right), len(b.right)) > 1 else "of these two networks"
-        told = images is not None and _tells(images)
-        better = (
-            f"{networks} {_better(a, b)} on such images"
-            if told
-            else f"not even {networks} is either shown to be better"
+        known = on_images if _tells(images) else "not even these networks are shown to differ"
+        return f"One seed can't tell which recipe is better; {known}."
+    if seeds is None or both is None:
+        return (
+            "Nothing can be said: the seeds happen not to differ, which leaves no luck to measure; train more of them."
         )
-        return f"One seed can't tell which recipe is better; {better}."
-    if both is None:
-        return "No difference is to be seen, nor how far to trust that: the answers hardly vary."
     if _tells(both):
         least, most = sorted(100 * abs(end) for end in (both.low, both.high))
-        return f"{_better(a, b)} by {least:.1f} to {most:.1f} points of accuracy, on other images and with other seeds as well."
-    if seeds is not None and _tells(seeds):
-        return f"On these very images {_better(a, b)} with other seeds as well, but on other images it may not be."
-    if images is not None and _tells(images):
-        return f"These very networks of {_better(a, b)} on other images as well, but with other seeds it may not be."
+        return f"{better} is better than {worse} by {least:.1f} to {most:.1f} points, with other seeds and on other images too."
+    if _tells(seeds):
+        return (
+            f"{better} is better than {worse} on these very images with other seeds too; on other images it may not be."
+        )
+    if _tells(images):
+        return f"{on_images[0].upper()}{on_images[1:]}; with other seeds they may not be."
     low, high = 100 * both.low, 100 * both.high
     return (
         f"Neither is shown to be better: {b.name} may be anything from {low:+.1f} to {high:+.1f} points from {a.name}."
     )
 
 
-def _better(a: Tested, b: Tested) -> str:
-    better, worse = (b, a) if b.right.mean() > a.right.mean() else (a, b)
-    return f"{better.name} is better than {worse.name}"
-
-
-def _tells(difference: Difference) -> bool:
-    return difference.low > 0 or difference.high < 0
+def _tells(difference: Difference | None) -> bool:
+    return difference is not None and (difference.low > 0 or difference.high < 0)
 
 
 def _interval(difference: Difference) -> tuple[str, str]:
-    p_value = "< 0.0001" if difference.p_value < 1e-4 else f"{difference.p_value:.4f}"
+    p = difference.p_value
+    p_value = "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
     return f"{_signed(difference.low)} to {_signed(difference.high)}", p_value
 
 
