@@ -11,6 +11,7 @@ that differ, and a verdict in a sentence. Writes nothing.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -21,9 +22,9 @@ from common.config import RUNS_DIR
 
 @dataclass(frozen=True)
 class CompareConfig:
-    a: tyro.conf.Positional[str]
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
     """A group, or a run by id or folder."""
-    b: tyro.conf.Positional[str]
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Another."""
     runs_dir: str = RUNS_DIR
     """Folder of the run folders."""
