@@ -1,6 +1,7 @@
 """Recipes, each a group of runs that are evaluated, and what is said of one or of two."""
 
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def comparison_in_words(a: Tested, b: Tested) -> str:
             recipe_in_words(b),
             difference_in_words(a, b, paired),
             settings_in_words(a, b),
-            verdict(a, b, paired),
+            fill(verdict(a, b, paired), 80),
         ]
     )
 
@@ -191,18 +192,18 @@ def verdict(a: Tested, b: Tested, paired: bool) -> str:
             "Nothing can be said: the seeds happen not to differ, which leaves no luck to measure; train more of them."
         )
     if _tells(both):
-        least, most = sorted(100 * abs(end) for end in (both.low, both.high))
-        return f"{better} is better than {worse} by {least:.1f} to {most:.1f} points, with other seeds and on other images too."
+        least, most = sorted(100 * abs(end) for end in both.interval)
+        points = f"{least:.1f} to {most:.1f} points (95 % interval)"
+        return f"{better} is better than {worse} by {points}, with other seeds and on other images too."
     if _tells(seeds):
         return (
             f"{better} is better than {worse} on these very images with other seeds too; on other images it may not be."
         )
     if _tells(images):
         return f"{on_images[0].upper()}{on_images[1:]}; with other seeds they may not be."
-    low, high = 100 * both.low, 100 * both.high
-    return (
-        f"Neither is shown to be better: {b.name} may be anything from {low:+.1f} to {high:+.1f} points from {a.name}."
-    )
+    low, high = (100 * end for end in both.interval)
+    points = f"{low:+.1f} to {high:+.1f} points (95 % interval)"
+    return f"Neither is shown to be better: {b.name} may be {points} away from {a.name}."
 
 
 def _tells(difference: Difference | None) -> bool:
@@ -212,7 +213,7 @@ def _tells(difference: Difference | None) -> bool:
 def _interval(difference: Difference) -> tuple[str, str]:
     p = difference.p_value
     p_value = "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-    return f"{_signed(difference.low)} to {_signed(difference.high)}", p_value
+    return " to ".join(map(_signed, difference.interval)), p_value
 
 
 def _signed(value: float) -> str:

@@ -28,6 +28,11 @@ class Difference:
     from_seeds: float | None = None
     """the share of the squared width that more seeds would take away; the rest more images would"""
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Cut to what a difference can be; two seeds can give more."""
+        return max(self.low, -1.0), min(self.high, 1.0)
+
 
 def by_seed(right_a: NDArray, right_b: NDArray) -> NDArray:
     """B's accuracy minus A's for each seed, float (seeds,); seeds are in the same order."""

@@ -26,6 +26,7 @@ ONLY_FOR_THE_SCRIPT = {  # beside the road: the one script that may import it
     "common.sweeps": "sweep",
     "common.dashboard": "dashboard",
     "common.tracking.sync": "sync",
+    "common.training.seeds": "train",
 }
 
 
