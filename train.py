@@ -1,8 +1,9 @@
 """Fine-tunes a ResNeXt-50 (32x4d), tracked with Weights & Biases.
 
-    python train.py                     # the lab: CIFAR-100 from ImageNet weights, both downloaded
-    python train.py --preset digits     # handwritten digits: three minutes on two CPU cores, no download, no account
-    python train.py --resume RUN        # goes on with a run as if it had never stopped
+    python train.py                       # the lab: CIFAR-100 from ImageNet weights, both downloaded
+    python train.py --preset digits       # handwritten digits: three minutes on two CPU cores, no download, no account
+    python train.py --seeds 3 --run_id A  # three runs that differ in their seeds alone: group A
+    python train.py --resume RUN          # goes on with a run as if it had never stopped
 
 Leaves a run folder in runs/: config, metrics.jsonl, loss.png and checkpoints. Next: `python evaluate.py`.
 """
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 
 # What computes is imported where it is used: `--help` answers without waiting for torch.
+def start(config: TrainConfig) -> int:
+    """One run, or one for each of `--seeds` → exit status."""
+    from common.training.seeds import train_seeds
+
+    return main(config) if config.identity.seeds == 1 else train_seeds(config, main)
+
+
 def main(config: TrainConfig) -> int:
     """→ exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the run early, its state saved."""
     from common.training.prepare import open_run
@@ -67,4 +75,4 @@ def validate(run: "Run") -> dict[str, float]:
 
 if __name__ == "__main__":
     with report_errors():
-        sys.exit(main(parse_train(description=__doc__)))
+        sys.exit(start(parse_train(description=__doc__)))

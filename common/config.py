@@ -185,13 +185,16 @@ class TrackingSettings(Group):
 
 @dataclass(frozen=True)
 class Identity(Group):
-    """What the run is called."""
+    """What the run is called, and how many of its kind are trained."""
 
     sets_apart = False
     in_sweeps = False
 
     run_id: str | None = None
     """Name of the run folder and the W&B run. None: WANDB_RUN_ID, or date, time and four letters."""
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1
+    """Train so many times, with seeds seed, seed + 1, …: runs of their own, one after the other, in one group. The same
+    command again trains what is missing."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class RunSettings(Group):
     resume: str | None = None
     """Run id or folder to go on with, exactly where it stopped."""
     group: str | None = None
-    """W&B group. None: WANDB_RUN_GROUP."""
+    """W&B group. None: WANDB_RUN_GROUP, or with several seeds the runs' common name."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +341,8 @@ class CheckpointConfig(Checked):
     """Which weights, and which images to look at with them."""
 
     checkpoint: str | None = None
-    """A file, a run id or folder, or an artifact such as resnext50_32x4d-cifar100:best. None: the newest run's best."""
+    """A file, a run id or folder, or an artifact such as resnext50_32x4d-cifar100:best; evaluate.py takes a group as well.
+    None: the newest run's best."""
     split: Literal["test", "validation"] = "test"
     """Which images."""
     dataset: DATASETS | None = None
@@ -353,6 +357,13 @@ class CheckpointConfig(Checked):
     """W&B project. None: the run's."""
     entity: str | None = None
     """W&B user or team. None: the run's."""
+
+    def images_and_project(self) -> list[str]:
+        """The flags that were given for them, as words of a command."""
+        split = self.split if self.split != "test" else None
+        given = {"--dataset": self.dataset, "--data_dir": self.data_dir, "--split": split}
+        given |= {"--project": self.project, "--entity": self.entity}
+        return [word for flag, value in given.items() if value for word in (flag, value)]
 
 
 @dataclass(frozen=True)

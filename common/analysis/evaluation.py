@@ -1,13 +1,16 @@
 """One evaluation: its report put together, and the files beside it saved."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from numpy.typing import NDArray
 
 from common.analysis import figures
+from common.analysis.analyse import compare
 from common.analysis.predictions import Predictions
-from common.analysis.report import Analysis, Calibration, Checkpoint, Comparison, Evaluated, Report
+from common.analysis.report import Analysis, Calibration, Checkpoint, Evaluated, Report
 from common.analysis.tables import tables
 from common.analysis.text import as_text
 from common.base import drawing
@@ -15,6 +18,8 @@ from common.base.files import write_atomic
 from common.data.dataset import Dataset, dataset_digest
 from common.model.load import Loaded
 from common.runs.folder import EvaluationFolder
+
+LogTable = Callable[[str, list[str], list[list[Any]]], None]
 
 
 def make_report(
@@ -24,19 +29,20 @@ def make_report(
     predictions: Predictions,
     analysis: Analysis,
     calibration: Calibration,
-    comparison: Comparison | None,
+    other: tuple[Predictions, str] | None,
     job_id: str,
     wandb_url: str | None,
 ) -> Report:
     """The numbers, and where they came from.
 
-    data_dir: None for that of the training; job_id, wandb_url: of the W&B run of this evaluation.
+    data_dir: None for that of the training; other: another run's predictions on the same images, and its id; job_id, wandb_url: of
+    the W&B run of this evaluation.
     """
     about, size = loaded.metadata, len(predictions.labels)
     return Report(
         **vars(analysis),
         calibration=calibration,
-        comparison=comparison,
+        comparison=compare(predictions, *other) if other else None,
         run_id=about["run_id"],
         job_id=job_id,
         wandb_url=wandb_url,
@@ -46,10 +52,13 @@ def make_report(
     )
 
 
-def save_files(report: Report, predictions: Predictions, images: NDArray, folder: EvaluationFolder) -> Report:
-    """Writes all but report.json itself → the report, which now names what lies beside it.
+def save_files(
+    report: Report, predictions: Predictions, images: NDArray, folder: EvaluationFolder, log_table: LogTable
+) -> Report:
+    """Writes all files → the report, which now names what lies beside it.
 
-    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into.
+    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into; log_table: keeps a table by its key, columns
+    and rows.
     """
     # An old report.json would speak of files that are written anew: it goes first, and the new one comes last.
     for stale in (folder.report, *folder.path.glob("*.png"), *folder.path.glob("*.jpg")):
@@ -61,4 +70,9 @@ def save_files(report: Report, predictions: Predictions, images: NDArray, folder
     for name, figure in drawn.items():
         drawing.save(figure, folder.path / files[name])
     thumbnails = figures.save_thumbnails(report.confused, images, folder.thumbnails)
-    return replace(report, thumbnails=thumbnails, figures=files, tables=list(tables(report)))
+    listed = tables(report)
+    for key, (columns, rows) in listed.items():
+        log_table(report.key(key), columns, rows)
+    report = replace(report, thumbnails=thumbnails, figures=files, tables=list(listed))
+    report.save(folder.report)
+    return report

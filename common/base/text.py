@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean, stdev
 
 
 def markdown_table(
@@ -22,3 +23,13 @@ def command_line(words: Sequence[str]) -> str:
 def one_line(text: object, longest: int) -> str:
     """`text`, such as an error of someone else's, without its line breaks and cut to `longest` characters."""
     return " ".join(str(text).split())[:longest]
+
+
+def printable(text: object, longest: int = 60) -> str:
+    """`one_line` without what a terminal would obey: text that may be a stranger's."""
+    return "".join(c if c.isprintable() else "?" for c in one_line(text, longest))
+
+
+def mean_and_sd(values: Sequence[float]) -> str:
+    """`0.9629 ± 0.0021`: mean and sample standard deviation; of one value, that alone."""
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

@@ -26,6 +26,8 @@ from common.tracking.artifacts import LocalFiles
 from common.tracking.logs import logged_rows
 from common.tracking.mode import PROJECT, Mode, choose_mode, client_settings, server_answers
 
+MATRIX_CLASSES = 25  # at most in W&B's own matrix: it draws every cell, and K² rows are logged for it
+
 
 def _safely(method: Callable[..., Any]) -> Callable[..., Any]:
     """W&B's errors are said once a run, and the program goes on; a full disk is not W&B's."""
@@ -85,6 +87,9 @@ class WandbRun:
         self._log_media(key, lambda: wandb.Table(columns=list(columns), data=[list(row) for row in rows]))
 
     def log_confusion_matrix(self, key: str, labels: Any, predictions: Any, classes: Sequence[str]) -> None:
+        """W&B's own, where the classes are few."""
+        if len(classes) > MATRIX_CLASSES:
+            return
         self._log_media(
             key,
             lambda: wandb.plot.confusion_matrix(

@@ -96,6 +96,13 @@ CASES = [
     ("train.py", "--resume damaged", "last.pt"),
     ("train.py", "--resume hostile", "last.pt"),
     ("train.py", "--resume stateless", "last.pt"),
+    # train.py: seeds
+    ("train.py", f"{DIGITS} --seeds 0", "--seeds"),
+    ("train.py", "--resume good --seeds 3", "--seeds"),
+    ("train.py", f"{DIGITS} --seeds 2 --run_id good", "--run_id"),
+    ("train.py", f"{DIGITS} --seeds 2 --run_id a/b", "--run_id"),
+    ("train.py", f"{DIGITS} --seeds 2 --seed 2147483647", "--seed"),
+    ("train.py", f"{DIGITS} --seeds 2 --runs_dir words.txt", "--runs_dir"),
     # evaluate.py
     ("evaluate.py", "--checkpoint nowhere", "--checkpoint"),
     ("evaluate.py", "--checkpoint words.pth", "words.pth"),
@@ -109,6 +116,12 @@ CASES = [
     ("evaluate.py", "--checkpoint good --device tpu", "--device"),
     ("evaluate.py", "--checkpoint good --dataset folder --data_dir nowhere", "nowhere"),
     ("evaluate.py", "--runs_dir nowhere", "nowhere"),
+    # compare.py
+    ("compare.py", "good", "Missing"),
+    ("compare.py", "good nowhere", "nowhere"),
+    ("compare.py", "good good", "good"),
+    ("compare.py", "good bent", "config.yaml"),
+    ("compare.py", "good damaged", "evaluate.py --checkpoint good"),
     # visualize.py
     ("visualize.py", "--checkpoint nowhere", "--checkpoint"),
     ("visualize.py", "--checkpoint good --count 0", "--count"),

@@ -34,7 +34,7 @@ VALUES = {
     "lr": 3e-05, "backbone_lr_scale": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
     "label_smoothing": 0.1, "focal_gamma": 1.5, "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.9,
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
-    "run_id": "a-run", "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
+    "run_id": "a-run", "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
     "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
     "which": "errors", "count": 3, "images": ("a.png", "b c.jpg"), "explain": True,
 }  # fmt: skip
@@ -230,7 +230,7 @@ def test_every_flag_is_in_one_group_whose_traits_it_has():
         "run_id",
         "tags",
     } & SETS_APART
-    assert GROUP_OF.keys() - IN_SWEEPS == {"run_id", "resume", "group", "runs_dir"}
+    assert GROUP_OF.keys() - IN_SWEEPS == {"run_id", "seeds", "resume", "group", "runs_dir"}
 
 
 def test_what_the_flags_offer_can_be_loaded_and_built():

@@ -26,6 +26,7 @@ ONLY_FOR_THE_SCRIPT = {  # beside the road: the one script that may import it
     "common.sweeps": "sweep",
     "common.dashboard": "dashboard",
     "common.tracking.sync": "sync",
+    "common.training.seeds": "train",
 }
 
 
@@ -117,6 +118,7 @@ def test_only_tracking_imports_wandb():
 LINES = {  # of a script at most, its docstring and flags included
     "train": 90,
     "evaluate": 90,
+    "compare": 50,
     "visualize": 90,
     "sweep": 50,
     "sync": 50,
