@@ -39,7 +39,7 @@ MODULES = {
         *ROOT.glob("*.py"),
         *ROOT.glob("common/**/*.py"),
         *ROOT.glob("tools/*.py"),
-        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
     ]
 }
 
