@@ -1,6 +1,7 @@
 """One's own photos, in folders named after their classes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,21 +20,27 @@ def load_folder(root: Path | None, split: Split, image_size: int) -> Dataset:
     """
     if root is None:
         raise UserError("--dataset folder needs --data_dir, the folder with train/<class>/ and test/<class>/")
-    classes = _class_names(root / "train")
+    classes = class_names(root / "train")
     if len(classes) < 2:
         raise UserError(f"{root / 'train'} has one class only ({classes[0]!r}); add a folder for each other class")
     if split == "test" or (root / "test").exists():  # a mismatch is better known before training than after
-        _check_same_classes(root, classes, _class_names(root / "test"))
-    names, labels = [], []
-    for label, class_name in enumerate(classes):
-        photos = _photo_names(root / split, class_name)
-        names += photos
-        labels += [label] * len(photos)
+        _check_same_classes(root, classes, class_names(root / "test"))
+    names, labels = list_photos(root / split, classes)
     images = load_photos(root / split, names, image_size)
     return Dataset("folder", images, torch.tensor(labels, dtype=torch.int64), classes, None, None, flip=True)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def list_photos(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The photos of all `classes`, as paths relative to `folder`, and their labels, in the order that they are loaded in."""
+    names, labels = [], []
+    for label, class_name in enumerate(classes):
+        photos = _photo_names(folder, class_name)
+        names += photos
+        labels += [label] * len(photos)
+    return names, labels
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
     """The folders within `folder`, hidden ones aside, in the order of their code points (the same on any machine)."""
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"

@@ -18,7 +18,7 @@ from torch import nn
 import train
 from common.base.processes import Processes, SharedBatchNorm2d, process_group
 from common.cli import parse_train
-from common.model.build import set_trainable
+from common.model.build import ARCHITECTURES, build_model, set_trainable
 from common.runs.folder import RunFolder, read_metrics, run_state
 from common.training.state import load_training_state
 
@@ -215,10 +215,12 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", ["--finetune partial", "--finetune head", "--head_epochs 1 --epochs 1"])
-def test_two_processes_train_the_weights_that_one_trains_however_much_is_frozen(frozen, alone, tmp_path):
+def test_two_processes_train_the_weights_that_one_trains_however_much_is_frozen(frozen, alone, tmp_path, monkeypatch):
     flags = [*FLAGS, *frozen.split(), "--mixup_alpha", "0", "--feature_views", "2"]
     if "head_epochs" in frozen:
-        torch.save(tiny_architectures()["resnext50_32x4d"](5).state_dict(), tmp_path / "weights.pth")
+        monkeypatch.setitem(ARCHITECTURES, "resnext50_32x4d", tiny_architectures()["resnext50_32x4d"])
+        small = build_model("resnext50_32x4d", 5, "none")
+        torch.save(small.state_dict(), tmp_path / "weights.pth")
         flags += ["--weights", str(tmp_path / "weights.pth")]
     ended = torchrun(tmp_path, ROOT / "train.py", "two", *flags)
     assert ended.status == 0, ended.output

@@ -86,7 +86,8 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
             if not words or words[0] not in ("python", "torchrun"):
                 continue
             if words[1:2] == ["-m"] and words[2] not in ("pip", "pytest"):
-                found.append((words[2].replace(".", "/") + ".py", words[3:]))
+                path = words[2].replace(".", "/")
+                found.append((path + ("/__main__.py" if (ROOT / path).is_dir() else ".py"), words[3:]))
             script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
             if script is not None:
                 found.append((words[script], words[script + 1 :]))
@@ -103,8 +104,10 @@ def config_class(script: str) -> type | None:
 
 
 def flags_in_source(script: str) -> set[str]:
-    """Fields of the classes named …Config in a script, read without importing it, and the flags of an `ArgumentParser`."""
-    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    """Fields of the classes named …Config in a script, read without importing it, and the flags of an `ArgumentParser`. A package
+    that is run has them in any of its files."""
+    files = sorted((ROOT / script).parent.glob("*.py")) if Path(script).name == "__main__.py" else [ROOT / script]
+    tree = ast.parse("\n".join(file.read_text(encoding="utf-8") for file in files))
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith("Config")]
     fields = {field.target.id for node in classes for field in node.body if isinstance(field, ast.AnnAssign)}
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]

@@ -40,7 +40,7 @@ MODULES = {
         *ROOT.glob("*.py"),
         *ROOT.glob("common/**/*.py"),
         *ROOT.glob("tools/*.py"),
-        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
     ]
 }
 

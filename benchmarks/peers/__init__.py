@@ -1,0 +1,1 @@
+"""fastai and timm beside this project, each from its own package in an environment of its own."""
