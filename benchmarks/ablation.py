@@ -1,41 +1,46 @@
-"""What each part of the `best` recipe is worth: it is switched off, the others stay.
+"""What each part of a recipe is worth: it is switched off, or on, and all else stays.
 
-    python -m benchmarks.ablation --data_dir photos --minutes 60
+    python -m benchmarks.subset CIFAR-100-dataset cifar100-9000 --train 140 --test 100
+    python -m benchmarks.ablation --data_dir cifar100-9000 --weights resnet50.safetensors
 
-Trains `train.py --preset best` from random weights on your own photos, once a row and seed, and takes the validation accuracy after the last
-epoch, so that no epoch is chosen. Prints the mean and standard deviation over the seeds as Markdown, and writes them to
-`runs_dir`/ablation.json. The seeds come one after the other, so that what is done in the given time compares all rows; run the same command
-again to go on.
+Trains `train.py` with the flags of `--recipe`, once a row and seed, without each part that it has and with each that it has not, and takes
+the validation accuracy after the last epoch, so that no epoch is chosen. Prints mean and standard deviation over the seeds as Markdown, and
+writes them to `runs_dir`/ablation.json. The seeds come one after the other, so that what is done in the given time compares all rows; the
+same command again goes on.
 """
 
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import ROOT, table
-from common.cli import parse
+from common.cli import parse, parse_train
+from common.config import as_dict
 from common.runs.folder import RunFolder, read_metrics
 
-PARTS: dict[str, dict[str, object]] = {
-    "cosine and warm-up": {"schedule": "constant", "warmup_epochs": 0},
-    "nesterov": {"nesterov": False},
-    "label smoothing": {"label_smoothing": 0},
-    "mixup and cutmix": {"mixup_alpha": 0, "cutmix_alpha": 0},
-    "weight averaging": {"ema_decay": 0},
-    "lower lr of the backbone": {"backbone_lr_scale": 1},
-    "growing resolution": {"progressive_from": None},
-}
-ROWS: dict[str, dict[str, object]] = {
-    "all": {},
-    **{f"without {name}": changes for name, changes in PARTS.items()},
-    "without any of them": {name: value for changes in PARTS.values() for name, value in changes.items()},
+# Without the part, and with it.
+Flags = dict[str, object]
+PARTS: dict[str, tuple[Flags, Flags]] = {
+    "the head first": ({"head_epochs": 0}, {"head_epochs": 20, "feature_views": 3}),
+    "cosine": ({"schedule": "constant"}, {"schedule": "cosine"}),
+    "warm-up": ({"warmup_epochs": 0}, {"warmup_epochs": 0.5}),
+    "nesterov": ({"nesterov": False}, {"nesterov": True}),
+    "weight decay": ({"weight_decay": 0}, {"weight_decay": 5e-4}),
+    "crop and flip": ({"augment": "none"}, {"augment": "basic"}),
+    "label smoothing": ({"label_smoothing": 0}, {"label_smoothing": 0.1}),
+    "mixup": ({"mixup_alpha": 0}, {"mixup_alpha": 0.2}),
+    "cutmix": ({"cutmix_alpha": 0}, {"cutmix_alpha": 1.0}),
+    "weight averaging": ({"ema_decay": 0}, {"ema_decay": 0.99}),
+    "a lower lr of the backbone": ({"backbone_lr_scale": 1}, {"backbone_lr_scale": 0.1}),
+    "growing resolution": ({"progressive_from": None}, {"progressive_from": 64}),
+    "the first stages frozen": ({"finetune": "full"}, {"finetune": "partial"}),
 }
 
 
@@ -43,18 +48,33 @@ ROWS: dict[str, dict[str, object]] = {
 class AblationConfig:
     data_dir: str
     """Photos in train/<class>/."""
-    image_size: int = 32
-    progressive_from: int = 16
-    epochs: int = 6
-    batch_size: int = 64
-    lr: float = 0.02
-    validation_fraction: float = 0.4
+    weights: str
+    """ImageNet weights of `model`: a file, or one of train.py's names."""
+    model: str = "resnet50"
+    recipe: str = "--preset best"
+    """Flags of train.py, in quotes and with =, as in `--recipe="--preset best --epochs 3"`."""
+    image_size: int = 96
+    validation_fraction: float = 0.357142
+    """Of 140 photos a class: 50 to validate on."""
     seeds: int = 3
+    only: tuple[str, ...] = ()
+    """Names of the rows to train, in quotes; none: all."""
     minutes: float = 60.0
     """No run begins later."""
-    jobs: int = 1
-    """Runs at a time; the threads are divided among them."""
     runs_dir: str = "runs/ablation"
+
+
+def rows_of(recipe: str) -> dict[str, Flags]:
+    """Name → the flags that it changes in `recipe`: none, then a part more or less at a time."""
+    own = as_dict(parse_train(shlex.split(recipe)))
+    rows: dict[str, Flags] = {"the recipe": {}}
+    for name, (without, with_it) in PARTS.items():
+        absent = all(own[flag] == value for flag, value in without.items())
+        rows[f"with {name}" if absent else f"without {name}"] = with_it if absent else without
+    for policy in ("randaugment", "trivialaugment"):
+        if own["augment"] != policy:
+            rows[f"with {policy}"] = {"augment": policy}
+    return rows | {"at half the lr": {"lr": own["lr"] / 2}, "at twice the lr": {"lr": own["lr"] * 2}}
 
 
 def run_folder(config: AblationConfig, row: str, seed: int) -> RunFolder:
@@ -71,27 +91,13 @@ def train(config: AblationConfig, row: str, seed: int) -> None:
     if finished(folder):
         return
     shutil.rmtree(folder.path, ignore_errors=True)
-    own = (
-        "data_dir",
-        "image_size",
-        "progressive_from",
-        "epochs",
-        "batch_size",
-        "lr",
-        "validation_fraction",
-        "runs_dir",
-    )
-    flags = {
-        **{"preset": "best", "dataset": "folder", "weights": "none", "log_weights": False},
-        **{"amp": "none"},  # the same in all rows, also those whose images become smaller than bf16 can be trained with
-        **{name: getattr(config, name) for name in own},
-        **ROWS[row],
-        **{"seed": seed, "run_id": folder.id},
-    }
-    command = [sys.executable, str(ROOT / "train.py"), *(word for k, v in flags.items() for word in (f"--{k}", str(v)))]
-    threads = max(1, (os.cpu_count() or 1) // config.jobs)
-    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    shared = ("data_dir", "weights", "model", "image_size", "validation_fraction", "runs_dir")
+    flags: Flags = {"dataset": "folder", "log_weights": False, "seed": seed, "run_id": folder.id}
+    flags |= {name: getattr(config, name) for name in shared}
+    changed = rows_of(config.recipe)[row]
+    words = [*shlex.split(config.recipe), *(word for k, v in (flags | changed).items() for word in (f"--{k}", str(v)))]
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    done = subprocess.run(command, env={**os.environ, "WANDB_MODE": "disabled"}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{row}, seed {seed}: train.py ended with {done.returncode}:\n{done.stderr[-3000:]}")
     for checkpoint in (folder.last, folder.best):  # 300 MB a run
@@ -111,22 +117,23 @@ def mean_and_deviation(values: list[float]) -> str:
 
 def main(config: AblationConfig) -> None:
     deadline = time.monotonic() + 60 * config.minutes
-    runs = [(row, seed) for seed in range(config.seeds) for row in ROWS]
+    names = list(config.only or rows_of(config.recipe))
+    for seed in range(config.seeds):
+        for row in names:
+            if time.monotonic() < deadline:
+                train(config, row, seed)
 
-    def train_in_time(run: tuple[str, int]) -> None:
-        if time.monotonic() < deadline:
-            train(config, *run)
-
-    with ThreadPoolExecutor(config.jobs) as pool:
-        list(pool.map(train_in_time, runs))
-
-    done = {row: [s for s in range(config.seeds) if finished(run_folder(config, row, s))] for row in ROWS}
+    done = {row: [s for s in range(config.seeds) if finished(run_folder(config, row, s))] for row in names}
     accuracies = {row: {seed: accuracy(run_folder(config, row, seed)) for seed in seeds} for row, seeds in done.items()}
     rows = []
     for row, by_seed in accuracies.items():
         # A part is worth the difference at the same seed, where split, order and first weights are the same.
-        both = by_seed.keys() & accuracies["all"].keys() if row != "all" else ()
-        worth = mean_and_deviation([by_seed[seed] - accuracies["all"][seed] for seed in sorted(both)]) if both else ""
+        both = by_seed.keys() & accuracies["the recipe"].keys() if row != "the recipe" else ()
+        worth = (
+            mean_and_deviation([by_seed[seed] - accuracies["the recipe"][seed] for seed in sorted(both)])
+            if both
+            else ""
+        )
         seconds = [run_folder(config, row, seed).read_summary().seconds or 0.0 for seed in by_seed]
         values = list(by_seed.values())
         rows.append(
@@ -137,8 +144,8 @@ def main(config: AblationConfig) -> None:
     result = Path(config.runs_dir) / "ablation.json"
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps({"config": vars(config), "accuracies": accuracies}, indent=1))
-    print(f"### ablation, {config.image_size} px, {config.epochs} epochs\n")
-    print(table(["recipe", "validation accuracy, %", "against all", "seeds", "seconds a run"], rows), flush=True)
+    print(f"### ablation of `{config.recipe}`, {config.image_size} px\n")
+    print(table(["recipe", "validation accuracy, %", "against the recipe", "seeds", "seconds a run"], rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ COMMANDS = (
     "evaluation --rounds 5",
     "features --rounds 1",
     "throughput --rounds 5",
+    "precision --rounds 5",
 )
 
 

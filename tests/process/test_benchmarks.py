@@ -6,11 +6,13 @@ import shutil
 import pytest
 import torch
 from helpers import ROOT, run_script, script_environment
+from tiny_models import tiny_architectures
 
-from benchmarks import evaluation, features, input_pipeline, throughput, timing, tracking
-from benchmarks.ablation import ROWS
+from benchmarks import evaluation, features, input_pipeline, precision, throughput, timing, tracking
+from benchmarks.ablation import rows_of
 from benchmarks.startup import STAGES
-from common.config import GROUP_OF, PRESETS, as_dict
+from common.cli import parse_train
+from common.config import as_dict
 
 NUMBER = re.compile(r"\d")
 
@@ -92,14 +94,20 @@ def test_tracking_prints_its_table(tiny, capsys, monkeypatch, tmp_path):
     assert table[-1][0] == "all"
 
 
-def test_each_row_of_the_ablation_changes_what_the_recipe_has():
-    own = {"progressive_from": 16}  # given by the benchmark, at its own sizes
-    for row, changes in ROWS.items():
-        for name, value in changes.items():
-            assert name in GROUP_OF
-            assert own.get(name, as_dict(PRESETS["best"])[name]) != value, (
-                f"{row}: {name} is {value} in the recipe as well"
-            )
+def test_precision_prints_its_table(tiny, capsys):
+    precision.main(precision.PrecisionConfig(sizes=(32, 64), batch_size=2, rounds=1, device="cpu"))
+    table = check_table(capsys.readouterr().out, rows=4)
+    assert [row[:2] for row in table[1:]] == [
+        [kind, size] for kind in ("training step", "inference") for size in ("32", "64")
+    ]
+
+
+@pytest.mark.parametrize("recipe", ["--preset lab", "--preset best --epochs 3"])
+def test_each_row_of_the_ablation_changes_what_the_recipe_has(recipe):
+    own, rows = as_dict(parse_train(recipe.split())), rows_of(recipe)
+    assert len(rows) > 15 and rows.pop("the recipe") == {}
+    for row, changes in rows.items():
+        assert changes and all(own[name] != value for name, value in changes.items()), row
 
 
 def run_module(name: str, *flags: object, tmp_path) -> str:
@@ -129,22 +137,15 @@ def test_scaling_prints_its_table(tmp_path):
 
 @pytest.mark.slow
 def test_the_ablation_goes_on_where_it_stopped(tmp_path):
-    pictures = tmp_path / "photos" / "train"
+    pictures, weights = tmp_path / "photos" / "train", tmp_path / "weights.pth"
     write_photos(pictures)
-    flags = [
-        "--data_dir",
-        tmp_path / "photos",
-        "--epochs",
-        1,
-        "--batch_size",
-        8,
-        "--seeds",
-        1,
-        "--runs_dir",
-        tmp_path / "runs",
-    ]
+    torch.save(tiny_architectures()["resnet50"]().state_dict(), weights)
+    rows = ["the recipe", "without cosine", "with the head first"]
+    recipe = "--recipe=--preset lab --schedule cosine --epochs 1 --batch_size 8"
+    flags = ["--data_dir", tmp_path / "photos", "--weights", weights, recipe, "--image_size", 32, "--seeds", 1]
+    flags += ["--only", *rows, "--runs_dir", tmp_path / "runs"]
     (table,) = tables_in(run_module("ablation", *flags, tmp_path=tmp_path))
-    assert [row[0] for row in table[1:]] == list(ROWS) and {row[3] for row in table[1:]} == {"1"}
+    assert [row[0] for row in table[1:]] == rows and {row[3] for row in table[1:]} == {"1"}
 
     shutil.rmtree(pictures)  # so that any run that began anew would fail
     again = run_module("ablation", *flags, tmp_path=tmp_path)
