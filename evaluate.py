@@ -38,6 +38,7 @@ def main(config: EvaluateConfig) -> None:
     how = (config.batch_size, device, choose_amp(config.amp, device))
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     data, indices = load_part(loaded, config.split, config.dataset, config.data_dir)
+    loaded = loaded.with_tta(config.tta, data.flip)
     other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
     folder = loaded.folder.evaluated(config.split)
     check_writable(folder.path, "--runs_dir")

@@ -22,6 +22,7 @@ DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
 MODELS = Literal["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "resnet50"]
 PRESET_NAMES = Literal["lab", "best", "laptop", "digits"]
 PRECISIONS = Literal["auto", "none", "bf16", "fp16"]
+TTA = Literal["none", "flip"]
 RUNS_DIR = "runs"
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
@@ -347,6 +348,8 @@ class EvaluateConfig(CheckpointConfig):
     """Images at a time."""
     amp: PRECISIONS = "none"
     """Mixed precision; none gives the same numbers everywhere."""
+    tta: TTA = "none"
+    """Augmentation at test time. `flip` = the mean of the logits of each image and its mirror image, in twice the time."""
 
 
 @dataclass(frozen=True)

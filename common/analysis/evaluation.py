@@ -41,6 +41,7 @@ def make_report(
         job_id=job_id,
         wandb_url=wandb_url,
         created=time.time(),
+        tta=loaded.tta,
         checkpoint=Checkpoint(str(loaded.path), loaded.sha256, about["model"], about["epoch"], loaded.artifact),
         dataset=Evaluated(data.name, data_dir or about["data_dir"], size, dataset_digest(data), predictions.digest),
     )

@@ -1,7 +1,7 @@
 """From a checkpoint reference to a network that predicts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from common.base.errors import UserError
 from common.base.files import sha256_of
 from common.model.build import ARCHITECTURES
+from common.model.predict import Mirrored
 from common.model.weights import load_into, load_weights
 from common.runs.find import resolve_checkpoint
 from common.runs.folder import RunFolder
@@ -31,6 +32,19 @@ class Loaded:
     sha256: str
     artifact: str | None
     """the artifact that the reference named, or that the run logged these weights as"""
+    tta: str = "none"
+    """what `model` does at test time with each image: `none` or `flip`"""
+
+    def with_tta(self, tta: str, flip: bool) -> "Loaded":
+        """The same network, to which `tta` is done. flip: `Dataset.flip`, whether images may be mirrored. Errors: `UserError`
+        when they may not."""
+        if tta == "none":
+            return self
+        if not flip:
+            raise UserError(
+                f"--tta is {tta}, but must be none for {self.metadata['dataset']}: mirrored, they are other things"
+            )
+        return replace(self, model=Mirrored(self.model), tta=tta)
 
 
 def load_model(

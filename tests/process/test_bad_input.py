@@ -107,6 +107,8 @@ CASES = [
     ("evaluate.py", "--checkpoint good --batch_size 0", "--batch_size"),
     ("evaluate.py", "--checkpoint good --split train", "--split"),
     ("evaluate.py", "--checkpoint good --device tpu", "--device"),
+    ("evaluate.py", "--checkpoint good --tta flip", "--tta"),
+    ("evaluate.py", "--checkpoint good --tta crop", "--tta"),
     ("evaluate.py", "--checkpoint good --dataset folder --data_dir nowhere", "nowhere"),
     ("evaluate.py", "--runs_dir nowhere", "nowhere"),
     # visualize.py
