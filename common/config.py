@@ -366,6 +366,26 @@ class VisualizeConfig(CheckpointConfig):
     """Of the random choice."""
 
 
+@dataclass(frozen=True)
+class SoupSettings(Checked):
+    """How runs are averaged into one."""
+
+    runs: tuple[str, ...] = ()
+    """Ids or folders of the runs: two or more, of one architecture, image size, data and split."""
+    data_dir: str | None = None
+    """None: where the best run's data was."""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """Images at a time."""
+    amp: PRECISIONS = "none"
+    """Mixed precision; none gives the same numbers everywhere."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    run_id: str | None = None
+    """Name of the run folder and the W&B run. None: soup, date, time and four letters."""
+    runs_dir: str = RUNS_DIR
+    """Folder of the run folders."""
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Field name → plain value (tuples as lists), flat, for W&B and YAML."""
     flat: dict[str, Any] = {}

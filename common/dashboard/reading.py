@@ -41,6 +41,7 @@ FACTS = {
     "classes": "Classes",
     "epoch": "Epochs done",
     "step": "Steps done",
+    "averaged": "The mean of",
     "version": "Code version",
     "host": "Host",
 }

@@ -119,6 +119,17 @@ CASES = [
     ("visualize.py", "--checkpoint good --images words.txt", "words.txt"),
     ("visualize.py", "--checkpoint cut.safetensors", "cut.safetensors"),
     ("visualize.py", "--checkpoint good --seed -1", "--seed"),
+    # soup.py
+    ("soup.py", "", "two runs or more"),
+    ("soup.py", "good", "two runs or more"),
+    ("soup.py", "good good", "given twice"),
+    ("soup.py", "good nowhere", "nowhere"),
+    ("soup.py", "good bent", "config.yaml"),
+    ("soup.py", "good damaged --run_id ../out", "--run_id"),
+    ("soup.py", "good damaged --run_id hostile", "--run_id"),
+    ("soup.py", "good damaged --batch_size 0", "--batch_size"),
+    ("soup.py", "good damaged --device tpu", "--device"),
+    ("soup.py", "good damaged --runs_dir words.txt", "words.txt"),
     # sweep.py
     ("sweep.py", "nowhere.yaml", "nowhere.yaml"),
     ("sweep.py", "words.txt", "words.txt"),

@@ -26,6 +26,7 @@ ONLY_FOR_THE_SCRIPT = {  # beside the road: the one script that may import it
     "common.sweeps": "sweep",
     "common.dashboard": "dashboard",
     "common.tracking.sync": "sync",
+    "common.training.soup": "soup",
 }
 
 
@@ -118,6 +119,7 @@ LINES = {  # of a script at most, its docstring and flags included
     "train": 90,
     "evaluate": 90,
     "visualize": 90,
+    "soup": 50,
     "sweep": 50,
     "sync": 50,
     "dashboard": 50,
