@@ -51,6 +51,7 @@ def evaluate(config: EvaluateConfig) -> None:
     how = (config.batch_size, device, choose_amp(config.amp, device))
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     data, indices = load_part(loaded, *which)
+    loaded = loaded.with_tta(config.tta, data.flip)
     other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
     folder = loaded.folder.evaluated(config.split)
     check_writable(folder.path, "--runs_dir")
@@ -73,8 +74,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def log(run: "WandbRun", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
     """Figures, the confusion matrix and the metrics, in W&B."""
-    figures = report.figures.items()
-    run.log_images({report.key(f"figures/{name}"): folder.path / file for name, file in figures})
+    run.log_images({report.key(f"figures/{name}"): folder.path / file for name, file in report.figures.items()})
     run.log_confusion_matrix(report.key("confusion"), predictions.labels, predictions.predicted, report.classes)
     run.set_summary({"run_id": report.run_id, **report.metrics})
 

@@ -38,6 +38,10 @@ def parse_train(argv: list[str] | None = None, description: str = "") -> TrainCo
     from common.runs.folder import load_config
 
     folder = find_run(_value_of("runs_dir", argv) or RUNS_DIR, resume, "--resume")
+    if folder.read_summary().job_type == "soup":
+        raise UserError(
+            f"--resume {folder.id}: a soup was not trained, so there is nothing to go on with; begin a new run"
+        )
     saved = load_config(folder).replace(runs_dir=str(folder.path.parent))  # it may have been copied or moved
     config = parse(TrainConfig, saved, argv, description)
     before, after = as_dict(saved), as_dict(config)

@@ -22,6 +22,7 @@ DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
 MODELS = Literal["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "resnet50"]
 PRESET_NAMES = Literal["lab", "best", "laptop", "digits"]
 PRECISIONS = Literal["auto", "none", "bf16", "fp16"]
+TTA = Literal["none", "flip"]
 RUNS_DIR = "runs"
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
@@ -374,6 +375,8 @@ class EvaluateConfig(CheckpointConfig):
     """Images at a time."""
     amp: PRECISIONS = "none"
     """Mixed precision; none gives the same numbers everywhere."""
+    tta: TTA = "none"
+    """Augmentation at test time. `flip` = the mean of the logits of each image and its mirror image, in twice the time."""
 
 
 @dataclass(frozen=True)
@@ -388,6 +391,26 @@ class VisualizeConfig(CheckpointConfig):
     """Overlay Grad-CAM: where the model looked."""
     seed: Seed = 0
     """Of the random choice."""
+
+
+@dataclass(frozen=True)
+class SoupSettings(Checked):
+    """How runs are averaged into one."""
+
+    runs: tuple[str, ...] = ()
+    """Ids or folders of the runs: two or more, of one architecture, image size, data and split."""
+    data_dir: str | None = None
+    """None: where the best run's data was."""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """Images at a time."""
+    amp: PRECISIONS = "none"
+    """Mixed precision; none gives the same numbers everywhere."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    run_id: str | None = None
+    """Name of the run folder and the W&B run. None: soup, date, time and four letters."""
+    runs_dir: str = RUNS_DIR
+    """Folder of the run folders."""
 
 
 def as_dict(config: Any) -> dict[str, Any]:

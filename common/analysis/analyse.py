@@ -142,7 +142,7 @@ def _reliability(logits: NDArray, labels: NDArray) -> dict[str, Any]:
     return {"ece": ece, "nll": nll, "bins": bins}
 
 
-def compare(this: Predictions, other: Predictions, other_id: str) -> Comparison:
+def compare(this: Predictions, other: Predictions, other_id: str, other_tta: str = "none") -> Comparison:
     """Two models on the same images: the difference in accuracy, whether chance explains it (McNemar), and the images
     that one of them alone gets right, surest first."""
     assert this.digest == other.digest
@@ -164,6 +164,7 @@ def compare(this: Predictions, other: Predictions, other_id: str) -> Comparison:
         p_value=metrics.mcnemar(*counts),
         only_this_images=_surest(this, only_this),
         only_other_images=_surest(other, only_other),
+        other_tta=other_tta,
     )
 
 

@@ -29,13 +29,13 @@ def make_report(
     predictions: Predictions,
     analysis: Analysis,
     calibration: Calibration,
-    other: tuple[Predictions, str] | None,
+    other: tuple[Predictions, str, str] | None,
     job_id: str,
     wandb_url: str | None,
 ) -> Report:
     """The numbers, and where they came from.
 
-    data_dir: None for that of the training; other: another run's predictions on the same images, and its id; job_id, wandb_url: of
+    data_dir: None for that of the training; other: another run's predictions on the same images, its id and its tta; job_id, wandb_url: of
     the W&B run of this evaluation.
     """
     about, size = loaded.metadata, len(predictions.labels)
@@ -47,6 +47,7 @@ def make_report(
         job_id=job_id,
         wandb_url=wandb_url,
         created=time.time(),
+        tta=loaded.tta,
         checkpoint=Checkpoint(str(loaded.path), loaded.sha256, about["model"], about["epoch"], loaded.artifact),
         dataset=Evaluated(data.name, data_dir or about["data_dir"], size, dataset_digest(data), predictions.digest),
     )

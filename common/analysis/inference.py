@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from common.analysis.predictions import Predictions, comparable
+from common.analysis.report import Report
 from common.base.device import memory_errors
 from common.base.errors import UserError
 from common.data.batches import Batches
@@ -95,10 +96,11 @@ def predict_validation(
 
 def predictions_of(
     runs_dir: str, other: str | None, split: str, data: Dataset, indices: Tensor
-) -> tuple[Predictions, str] | None:
-    """What run `other` predicted of the same images, and its id; None where there is no other. Errors: `UserError`."""
+) -> tuple[Predictions, str, str] | None:
+    """What run `other` predicted of the same images, its id and `--tta`; None where there is no other. Errors: `UserError`."""
     if other is None:
         return None
     folder = find_run(runs_dir, other, "--compare")
-    labels = data.labels[indices].numpy()
-    return comparable(folder.evaluated(split), labels, indices.numpy(), data.classes), folder.id
+    evaluated, labels = folder.evaluated(split), data.labels[indices].numpy()
+    predictions = comparable(evaluated, labels, indices.numpy(), data.classes)
+    return predictions, folder.id, Report.load(evaluated.report).tta

@@ -84,10 +84,10 @@ def labels_digest(labels: NDArray, indices: NDArray) -> str:
 
 
 def saved_predictions(folder: EvaluationFolder, sha256: str, digest: str) -> Predictions | None:
-    """What evaluate.py left in `folder`, if it is of these very weights and images, else None."""
+    """What evaluate.py left in `folder`, if it is what these very weights, by themselves, say of these very images; else None."""
     try:
         report = Report.load(folder.report)
-        same = report.checkpoint.sha256 == sha256 and report.dataset.digest == digest
+        same = (report.checkpoint.sha256, report.dataset.digest, report.tta) == (sha256, digest, "none")
         return Predictions.load(folder.predictions) if same else None
     except UserError:
         return None

@@ -144,6 +144,8 @@ class Comparison:
     only_this_images: list[Count]
     """some of them, the surest first"""
     only_other_images: list[Count]
+    other_tta: str = "none"
+    """the other's augmentation at test time"""
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ class Report(Analysis):
     wandb_url: str | None = None
     created: float
     """seconds since 1970"""
+    tta: str = "none"
+    """augmentation at test time; `flip`: the predictions are the mean logits of an image and its mirror image"""
     checkpoint: Checkpoint
     dataset: Evaluated
     calibration: Calibration

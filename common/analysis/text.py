@@ -51,15 +51,18 @@ def headline(report: Report) -> str:
         else ""
     )
     lines.append(f"calibration error    {numbers['ece']:.4f}   {better}{calibration.note}")
+    if report.tta == "flip":
+        lines.append("--tta flip           the logits are means of those of an image and of its mirror image")
     if report.comparison:
-        lines.append(_comparison_line(report.comparison))
+        lines.append(_comparison_line(report.comparison, report.tta))
     return "\n".join(lines)
 
 
-def _comparison_line(comparison: Comparison) -> str:
+def _comparison_line(comparison: Comparison, tta: str) -> str:
+    other = comparison.other + (f" (there --tta {comparison.other_tta})" if comparison.other_tta != tta else "")
     p_value = "below 0.0001" if comparison.p_value < 1e-4 else f"{comparison.p_value:.4f}"
     return (
-        f"against {comparison.other}: {comparison.difference:+.4f} accuracy, 95 % interval "
+        f"against {other}: {comparison.difference:+.4f} accuracy, 95 % interval "
         f"{comparison.difference_low:+.4f} to {comparison.difference_high:+.4f}, McNemar's p {p_value}; "
         f"{comparison.only_this} images right only here, {comparison.only_other} only there"
     )

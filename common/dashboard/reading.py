@@ -41,6 +41,7 @@ FACTS = {
     "classes": "Classes",
     "epoch": "Epochs done",
     "step": "Steps done",
+    "averaged": "The mean of",
     "version": "Code version",
     "host": "Host",
 }
@@ -295,9 +296,11 @@ def lineage_of(
         digests = [digest(artifact.digest) for artifact in tracking.artifacts if artifact.type == "model"][-1:]
         steps.append(("Model", named(folder.best, folder), [*dict.fromkeys(artifacts("model")), *digests], None))
     if report:
+        epoch, tta = report.checkpoint.epoch, report.tta
         lines = [
             f"of the model {digest(report.checkpoint.sha256)}",
-            f"after epoch {report.checkpoint.epoch or 0:.5g}",
+            *([f"after epoch {epoch:.5g}"] if epoch is not None else []),
+            *([f"with --tta {tta}"] if tta != "none" else []),
             f"W&B run {report.job_id}",
         ]
         title = f"{report.split} set of {report.dataset.name}"

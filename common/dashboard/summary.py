@@ -55,9 +55,10 @@ def how_good(run: Run) -> str:
             "expect a little less there, because the best epoch was chosen by this number."
         )
     metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
+    mirrored = ", each seen with its mirror image (--tta flip)" if report.tta == "flip" else ""
     text = (
         f"Right on {percent(metrics.get('test/accuracy'))} of {report.dataset.size} {report.split} images "
-        f"(95 % interval {percent(low)} to {percent(high)}); guessing gives {percent(1 / classes)}."
+        f"(95 % interval {percent(low)} to {percent(high)}){mirrored}; guessing gives {percent(1 / classes)}."
     )
     if metrics.get("test/top5_accuracy") is not None and classes > 5:
         text += f" The right class is among its first five in {percent(metrics['test/top5_accuracy'])}."

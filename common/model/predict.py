@@ -7,6 +7,22 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 
+class Mirrored(nn.Module):
+    """Flip at test time: the mean of the logits that `model` gives for an image and for its mirror image.
+
+    Of logits, not of probabilities, so that a mean is again what a temperature divides: it is fitted to the means, and it makes
+    no difference whether it divides them or the logits of each image.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float (b, 3, s, s) → logits float32 (b, classes)"""
+        return (self.model(images).float() + self.model(images.flip(3)).float()) / 2
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module,

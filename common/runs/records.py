@@ -54,6 +54,8 @@ class Summary:
     best_validation_accuracy: float | None = field(default=None, metadata={"alias": "best/validation_accuracy"})
 
     # Facts that the config does not say.
+    averaged: list[str] | None = None
+    """the runs whose weights a soup is the mean of, the best first"""
     device: str | None = None
     amp: str | None = None
     model: str | None = None

@@ -114,6 +114,8 @@ CASES = [
     ("evaluate.py", "--checkpoint good --batch_size 0", "--batch_size"),
     ("evaluate.py", "--checkpoint good --split train", "--split"),
     ("evaluate.py", "--checkpoint good --device tpu", "--device"),
+    ("evaluate.py", "--checkpoint good --tta flip", "--tta"),
+    ("evaluate.py", "--checkpoint good --tta crop", "--tta"),
     ("evaluate.py", "--checkpoint good --dataset folder --data_dir nowhere", "nowhere"),
     ("evaluate.py", "--runs_dir nowhere", "nowhere"),
     # compare.py
@@ -130,6 +132,17 @@ CASES = [
     ("visualize.py", "--checkpoint good --images words.txt", "words.txt"),
     ("visualize.py", "--checkpoint cut.safetensors", "cut.safetensors"),
     ("visualize.py", "--checkpoint good --seed -1", "--seed"),
+    # soup.py
+    ("soup.py", "", "two runs or more"),
+    ("soup.py", "good", "two runs or more"),
+    ("soup.py", "good good", "given twice"),
+    ("soup.py", "good nowhere", "nowhere"),
+    ("soup.py", "good bent", "config.yaml"),
+    ("soup.py", "good damaged --run_id ../out", "--run_id"),
+    ("soup.py", "good damaged --run_id hostile", "--run_id"),
+    ("soup.py", "good damaged --batch_size 0", "--batch_size"),
+    ("soup.py", "good damaged --device tpu", "--device"),
+    ("soup.py", "good damaged --runs_dir words.txt", "words.txt"),
     # sweep.py
     ("sweep.py", "nowhere.yaml", "nowhere.yaml"),
     ("sweep.py", "words.txt", "words.txt"),

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from sklearn import metrics as sk
 import evaluate
 from common.analysis import figures
 from common.analysis.metrics import negative_log_likelihood
+from common.analysis.predictions import saved_predictions
 from common.base.errors import UserError
 from common.config import EvaluateConfig
 from common.data.batches import normalize, resized
-from common.data.load import load_dataset
+from common.data.load import LOADERS, load_dataset
 from common.model.build import ARCHITECTURES
 from common.model.weights import load_weights
 from common.runs.folder import RunFolder
@@ -67,7 +69,7 @@ def test_the_logits_are_the_plain_networks_on_the_test_images_in_order(runs):
 
 def test_the_report_has_exactly_the_promised_keys(report):
     assert set(report) == {
-        *("version", "run_id", "job_id", "wandb_url", "created", "checkpoint", "split", "dataset", "classes"),
+        *("version", "run_id", "job_id", "wandb_url", "created", "tta", "checkpoint", "split", "dataset", "classes"),
         *("superclasses", "superclass_of", "metrics", "accuracy_interval", "per_class", "confusion"),
         *("superclass_confusion", "errors", "confused", "confused_symmetric", "calibration", "label_issues"),
         *("overlapping_classes", "comparison", "thumbnails", "figures", "tables"),
@@ -136,6 +138,46 @@ def test_the_temperature_is_fitted_on_the_validation_part_alone(runs, report):
     labels = train.labels[validation].numpy()
     losses = {t: negative_log_likelihood(logits / (t * calibration["temperature"]), labels) for t in (0.8, 1, 1.25)}
     assert min(losses, key=losses.get) == 1
+
+
+def test_with_a_flip_test_and_validation_images_are_both_seen_with_their_mirror_images(
+    runs, tmp_path, monkeypatch, no_figures
+):
+    read = LOADERS["digits"]
+    monkeypatch.setitem(LOADERS, "digits", lambda *given: replace(read(*given), flip=True))
+    folder = make_run(tmp_path, "flipped")
+    evaluate.main(EvaluateConfig("flipped", runs_dir=str(tmp_path)))
+    evaluate.main(EvaluateConfig("flipped", runs_dir=str(tmp_path), tta="flip", compare="flipped"))
+    state, _ = load_weights(folder.best)
+    model = ARCHITECTURES["resnext50_32x4d"](num_classes=10)
+    model.load_state_dict(state)
+
+    @torch.no_grad()
+    def expected(images):
+        images = normalize(resized(images, 24))
+        return (model.eval()(images) + model(images.flip(3))) / 2
+
+    saved, report = np.load(folder.evaluated().predictions), json.loads(folder.evaluated().report.read_text())
+    test, train = (load_dataset("digits", None, split, 24) for split in ("test", "train"))
+    np.testing.assert_allclose(saved["logits"], expected(test.images), rtol=1e-3, atol=1e-4)
+    validation = folder.read_split().validation
+    logits, labels = expected(train.images[validation]).numpy(), train.labels[validation].numpy()
+    temperature = report["calibration"]["temperature"]
+    losses = {t: negative_log_likelihood(logits / (t * temperature), labels) for t in (0.8, 1, 1.25)}
+    assert min(losses, key=losses.get) == 1
+    assert report["tta"] == "flip" and report["comparison"]["other_tta"] == "none"
+    text = folder.evaluated().text.read_text()
+    assert "--tta flip" in text and "against flipped (there --tta none)" in text
+    # visualize.py, which has no such flag, shows what the network says by itself.
+    of_these = report["checkpoint"]["sha256"], report["dataset"]["digest"]
+    assert saved_predictions(folder.evaluated(), *of_these) is None
+
+
+def test_digits_are_not_mirrored(runs):
+    before = sorted(runs.rglob("*"))
+    with pytest.raises(UserError, match="--tta is flip"):
+        evaluate.main(EvaluateConfig("first", runs_dir=str(runs), tta="flip"))
+    assert sorted(runs.rglob("*")) == before
 
 
 def test_weights_without_their_run_folder_know_their_validation_part(runs, tmp_path, no_figures):

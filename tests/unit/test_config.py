@@ -36,7 +36,7 @@ VALUES = {
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
     "run_id": "a-run", "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
     "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
-    "which": "errors", "count": 3, "images": ("a.png", "b c.jpg"), "explain": True,
+    "which": "errors", "count": 3, "tta": "flip", "images": ("a.png", "b c.jpg"), "explain": True,
 }  # fmt: skip
 
 

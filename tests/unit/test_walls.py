@@ -27,6 +27,7 @@ ONLY_FOR_THE_SCRIPT = {  # beside the road: the one script that may import it
     "common.dashboard": "dashboard",
     "common.tracking.sync": "sync",
     "common.training.seeds": "train",
+    "common.training.soup": "soup",
 }
 
 
@@ -120,6 +121,7 @@ LINES = {  # of a script at most, its docstring and flags included
     "evaluate": 90,
     "compare": 50,
     "visualize": 90,
+    "soup": 50,
     "sweep": 50,
     "sync": 50,
     "dashboard": 50,

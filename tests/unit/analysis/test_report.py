@@ -324,6 +324,19 @@ def test_only_an_evaluation_of_the_same_images_and_classes_is_comparable(predict
             comparable(folder, labels, indices, classes)
 
 
+def test_a_report_of_before_tta_reads_and_a_comparison_says_where_the_other_differed(predictions, full, folder):
+    saved = json.loads(folder.report.read_text())
+    del saved["tta"], saved["comparison"]["other_tta"]
+    folder.report.write_text(json.dumps(saved))
+    assert Report.load(folder.report) == full
+    assert "--tta" not in headline(full)
+    assert "--tta flip" in headline(replace(full, tta="flip"))
+    assert "against other-run (there --tta none): " in headline(replace(full, tta="flip"))
+    other = replace(full, comparison=replace(full.comparison, other_tta="flip"))
+    assert "against other-run (there --tta flip): " in headline(other)
+    assert "against other-run: " in headline(replace(other, tta="flip"))
+
+
 def test_saved_predictions_are_used_only_for_the_same_weights_and_images(predictions, folder, tmp_path):
     assert saved_predictions(folder, "aa", "bb").digest == predictions.digest
     assert saved_predictions(folder, "aa", "cc") is None
