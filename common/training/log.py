@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from common.runs.folder import RunFolder, read_metrics
 from common.tracking.run import WandbRun
 from common.training.state import TrainState, require_finite
 
+SECONDS_BETWEEN_FIGURES = 10.0  # one takes half a second
+
 
 class Log:
     """What is measured from step to step, and the rows that are written of it."""
@@ -25,6 +28,7 @@ class Log:
         self.tracked: WandbRun | None = None  # none: nothing is written
         self._steps: list[tuple[int, float]] = []
         self._sums: list[Tensor] = []
+        self._drawn = -math.inf
         self.start_row()
 
     def start_row(self) -> None:
@@ -60,12 +64,16 @@ class Log:
         self._sums.clear()
         return row
 
-    def write(self, row: dict[str, float], step: int, best_epoch: float | None = None) -> None:
-        """One row: on disk when this returns, then in W&B, with the loss figure when an epoch has ended. The next row begins."""
+    def write(self, row: dict[str, float], step: int, best_epoch: float | None = None, last: bool = False) -> None:
+        """One row: on disk when this returns, then in W&B, with the loss figure when an epoch has ended. The next row begins.
+
+        An epoch on cached features takes less time than the figure, which is then drawn now and then, and with the last row.
+        """
         if self.tracked is not None:
             with disk_errors(self.folder.metrics):
                 append_line(self.folder.metrics, json.dumps({"step": step, "time": time.time(), **row}))
-            figures = {"loss": self._draw_curves(best_epoch)} if "train/loss" in row else {}
+            due = last or time.monotonic() - self._drawn > SECONDS_BETWEEN_FIGURES
+            figures = {"loss": self._draw_curves(best_epoch)} if "train/loss" in row and due else {}
             self.tracked.log(row, step, figures)
         self.start_row()
 
@@ -75,6 +83,7 @@ class Log:
 
         with disk_errors(self.folder.loss_figure):
             drawing.save(curves(read_metrics(self.folder), best_epoch), self.folder.loss_figure)
+        self._drawn = time.monotonic()
         return self.folder.loss_figure
 
     def rewind(self, state: TrainState) -> None:

@@ -185,7 +185,7 @@ class Run:
     def end_epoch(self, row: dict[str, float]) -> None:
         """Writes the row; a whole epoch is then done, if it was not cut short by max_steps."""
         state = self.state
-        self.log.write(row, state.step, state.best_epoch)
+        self.log.write(row, state.step, state.best_epoch, last=state.step == self.total_steps)
         state.measured = state.step
         if state.step % len(self.batches) == 0:
             state.epoch += 1

@@ -79,3 +79,20 @@ def test_of_all_steps_since_the_last_look_the_first_loss_that_is_not_finite_is_n
         log.add_step(number, 0.1 * number, torch.tensor([loss, 1.0, 8.0]), 8)
     with pytest.raises(RunError, match=r"train/batch_loss is inf at step 2 with lr 0.2"):
         log.read()
+
+
+def test_the_loss_figure_is_drawn_after_long_epochs_and_at_the_end(tmp_path, clock, monkeypatch):
+    drawn = []
+
+    class Tracked:
+        def log(self, row: dict, step: int, figures: dict) -> None:
+            drawn.extend([step] if figures else [])
+
+    folder = RunFolder(tmp_path)
+    log = Log(folder, Processes())
+    log.tracked = Tracked()
+    for step_, seconds in enumerate([4, 4, 4, 4, 30, 30, 1], start=1):
+        clock.now += seconds
+        log.write({"train/loss": 1.0, "epoch": step_}, step_, last=step_ == 7)
+        log.write({"train/batch_loss": 1.0, "epoch": step_}, step_)
+    assert drawn == [1, 4, 5, 6, 7] and folder.loss_figure.exists()
