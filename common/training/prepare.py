@@ -41,7 +41,8 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     """
     device = choose_device(config.place.device)
     with process_group(device) as processes, interruptible() as interrupt:
-        run = prepare(config, processes, device, interrupt)
+        with memory_errors(config.images.batch_size, device):  # another program may have the GPU's
+            run = prepare(config, processes, device, interrupt)
         if processes.main:
             print(description(run), flush=True)
         with run.folder.locked() if processes.main else contextlib.nullcontext():
