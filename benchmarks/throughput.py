@@ -20,7 +20,7 @@ from benchmarks.timing import alternate, ratios, spread, table, turns, verdict
 from common.base.device import choose_amp, choose_device
 from common.data.batches import Batches
 from common.model.build import build_model
-from common.training.optim import build_loss, build_sgd, lr_factor, parameter_groups, set_lr
+from common.training.optim import build_loss, build_scaler, build_sgd, lr_factor, parameter_groups, set_lr
 from common.training.step import train_step
 
 GOALS_CEILING, GOALS_LAB = {224: 0.98, 64: 0.95}, {224: 1.25}
@@ -68,7 +68,7 @@ def project_training(
     model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=layout).train()
     network = wrap(model)
     optimizer = build_sgd(parameter_groups(model, 0.001, 0.0), 0.001, 0.9, False, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
+    scaler = build_scaler(optimizer, amp, device)
     batches = training_batches(images, labels, batch_size, image_size, device, augment)
     loss_fn, sums, step = build_loss("cross_entropy"), torch.zeros(3, device=device), 0
     while True:

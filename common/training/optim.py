@@ -48,6 +48,20 @@ def build_sgd(groups: list[dict], lr: float, momentum: float, nesterov: bool, de
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
+def build_scaler(
+    optimizer: torch.optim.Optimizer, amp: torch.dtype | None, device: torch.device
+) -> torch.amp.GradScaler:
+    """Scales the loss in fp16, whose small gradients would vanish; in another precision it does nothing."""
+    scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
+    if scaler.is_enabled():
+        # The first step often overflows and is skipped. Fused SGD has then made momenta of uninitialized memory, which the next one
+        # trains with (torch 2.11 and 2.14): they begin at zero, from which a first step is the same.
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return scaler
+
+
 def lr_factor(step: int, total_steps: int, warmup_steps: int, schedule: str) -> float:
     """The share of the base learning rate at `step`, counted from 0: linear warm-up, then constant or half a cosine to 0
     (Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts)."""

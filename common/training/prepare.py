@@ -27,7 +27,7 @@ from common.runs.folder import RunFolder, create_run, mark_running, plan_run, sa
 from common.tracking.run import start
 from common.training.facts import description, ending, run_facts, split_record, weights_metadata
 from common.training.log import Log
-from common.training.optim import averaged, build_sgd, parameter_groups
+from common.training.optim import averaged, build_scaler, build_sgd, parameter_groups
 from common.training.run import Run
 from common.training.state import TrainState
 
@@ -149,11 +149,12 @@ def first_state(
 ) -> TrainState:
     """Before the first step. network: what is trained, the model or its head."""
     groups = parameter_groups(network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)
+    optimizer = build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device)
     return TrainState(
         model,
         network,
-        build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device),
-        torch.amp.GradScaler(device.type, enabled=amp is torch.float16),
+        optimizer,
+        build_scaler(optimizer, amp, device),
         averaged(network, recipe.ema_decay) if recipe.ema_decay else None,
         sums=torch.zeros(3, device=device),
     )
