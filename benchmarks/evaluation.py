@@ -15,7 +15,6 @@ import torch
 from benchmarks.lab import CLASSES, lab_evaluation, lab_loader, lab_model, small_images
 from benchmarks.timing import alternate, ratios, spread, table, verdict
 from common.base.device import choose_device
-from common.cli import parse
 from common.data.batches import Batches
 from common.model.load import fused
 from common.model.predict import predict
@@ -64,4 +63,6 @@ def main(config: EvaluationConfig) -> None:
 
 
 if __name__ == "__main__":
+    from common.cli import parse  # benchmarks.gpu has this file where there may be no tyro
+
     main(parse(EvaluationConfig, description=__doc__))

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from benchmarks.lab import CLASSES, lab_loader, lab_model, lab_training, small_images
-from benchmarks.timing import alternate, ratios, spread, table, verdict
+from benchmarks.timing import alternate, ratios, spread, table, turns, verdict
 from common.base.device import choose_amp, choose_device
-from common.cli import parse
 from common.data.batches import Batches
 from common.model.build import build_model
-from common.training.optim import build_loss, build_sgd, lr_factor, parameter_groups, set_lr
+from common.training.optim import build_loss, build_scaler, build_sgd, lr_factor, parameter_groups, set_lr
 from common.training.step import train_step
 
 GOALS_CEILING, GOALS_LAB = {224: 0.98, 64: 0.95}, {224: 1.25}
@@ -41,6 +41,13 @@ class ThroughputConfig:
     """The project's and the bare step's precision, as train.py's; the lab's is float32."""
 
 
+def training_batches(
+    images: torch.Tensor, labels: torch.Tensor, batch_size: int, image_size: int, device: torch.device, augment: str
+) -> Batches:
+    indices = torch.arange(len(images))
+    return Batches(images, labels, indices, batch_size, image_size, device, augment=augment, flip=True, training=True)
+
+
 def project_training(
     images: torch.Tensor,
     labels: torch.Tensor,
@@ -48,26 +55,41 @@ def project_training(
     image_size: int,
     device: torch.device,
     amp: torch.dtype | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    augment: str = "none",
+    layout: torch.memory_format = torch.channels_last,
 ) -> Iterator[torch.Tensor]:
-    """The project's step after step, as train.py does it → the epoch's sums."""
-    model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).train()
+    """The project's step after step, as train.py does it → the epoch's sums.
+
+    Args:
+        wrap: what is done to the network before it trains, such as `torch.compile`.
+        layout: of weights and images; the project's own is channels_last.
+    """
+    model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=layout).train()
+    network = wrap(model)
     optimizer = build_sgd(parameter_groups(model, 0.001, 0.0), 0.001, 0.9, False, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
-    batches = Batches(images, labels, torch.arange(len(images)), batch_size, image_size, device, training=True)
+    scaler = build_scaler(optimizer, amp, device)
+    batches = training_batches(images, labels, batch_size, image_size, device, augment)
     loss_fn, sums, step = build_loss("cross_entropy"), torch.zeros(3, device=device), 0
     while True:
         for inputs, targets in batches.epoch(step // len(batches)):
             set_lr(optimizer, lr_factor(step, 10**6, 0, "constant"))
-            sums += train_step(model, inputs, targets, loss_fn, optimizer, scaler, amp)
+            inputs = inputs.contiguous(memory_format=layout)  # nothing is done where they are
+            sums += train_step(network, inputs, targets, loss_fn, optimizer, scaler, amp)
             step += 1
             yield sums
 
 
 def bare_training(
-    batch_size: int, image_size: int, device: torch.device, amp: torch.dtype | None = None
+    batch_size: int,
+    image_size: int,
+    device: torch.device,
+    amp: torch.dtype | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> Iterator[None]:
     """Nothing but the network and the optimizer, on one batch that lies in memory."""
     model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).train()
+    network = wrap(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)
     inputs = torch.randn(batch_size, 3, image_size, image_size, device=device)
     inputs, targets = (
@@ -76,23 +98,11 @@ def bare_training(
     )
     while True:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+            loss = torch.nn.functional.cross_entropy(network(inputs), targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield
-
-
-def turns(stream: Iterator[object], steps: int, device: torch.device) -> Callable[[], None]:
-    """A turn: so many of the stream's steps, until the device has done them."""
-
-    def turn() -> None:
-        for _ in range(steps):
-            next(stream)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return turn
 
 
 def measure(config: ThroughputConfig, size: int, device: torch.device, amp: torch.dtype | None) -> list[str]:
@@ -125,4 +135,6 @@ def main(config: ThroughputConfig) -> None:
 
 
 if __name__ == "__main__":
+    from common.cli import parse  # benchmarks.gpu has this file where there may be no tyro
+
     main(parse(ThroughputConfig, description=__doc__))

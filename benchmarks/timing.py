@@ -1,5 +1,6 @@
 """Two things that are compared run in turn, so that whatever else the machine does falls on both; ratios are taken round by round."""
 
+import gc
 import json
 import os
 import platform
@@ -8,11 +9,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.base.text import markdown_table
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +36,25 @@ def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
             if round_:
                 seconds[name].append(taken)
     return seconds
+
+
+def synchronize(device: "torch.device") -> None:
+    """Waits until the device has done what it was given: a GPU takes work faster than it does it."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def turns(stream: Iterator[object], steps: int, device: "torch.device") -> Callable[[], None]:
+    """A turn: so many of the stream's steps, until the device has done them."""
+
+    def turn() -> None:
+        for _ in range(steps):
+            next(stream)
+        synchronize(device)
+
+    return turn
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
@@ -75,6 +98,18 @@ def peak_mib() -> float:
     """The largest resident memory that this process has had, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_gpu_mib(work: Callable[[], Any], device: "torch.device") -> float:
+    """The most that tensors take on the GPU while `work` runs, with what is there before it, in MiB."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 RESULT = "RESULT "

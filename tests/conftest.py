@@ -16,6 +16,14 @@ for name in [name for name in os.environ if name.startswith(("WANDB_", "FINETUNE
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="module")
 def small_networks() -> Iterator[None]:
     """Small networks of the same family in the large ones' place, and no W&B, in this process."""

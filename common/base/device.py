@@ -73,14 +73,24 @@ def _cpu_has_bf16() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and any(check() for check in checks)
 
 
+# How it is said when it is no `OutOfMemoryError`: by the CPU's allocator, by CUDA itself, by cuBLAS and cuDNN, and by PyTorch when
+# cuDNN gets no workspace for any of its algorithms.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    "unable to find an engine to execute",
+)
+
+
 @contextlib.contextmanager
 def memory_errors(batch_size: int, device: torch.device) -> Iterator[None]:
     """Out of memory becomes a `RunError` that names the batch size to try."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not out_of_memory:
+        said = any(words in str(error) for words in OUT_OF_MEMORY)
+        if not (said or isinstance(error, torch.OutOfMemoryError | MemoryError)):
             raise
         raise RunError(
             f"out of memory on {device} at --batch_size {batch_size}; try --batch_size {max(2, batch_size // 2)}, "

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from common.base.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -129,6 +131,24 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     # Flags and Python objects travel over gloo, so that no GPU is waited for.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
+        if device.type == "cuda":
+            require_own_gpus(device)
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def require_own_gpus(device: torch.device) -> None:
+    """Errors: `UserError` when two of the processes have the same GPU, which NCCL would refuse in many lines, or wait for."""
+    gpus: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(gpus, gpu_identity(device))
+    if len(set(gpus)) < len(gpus):
+        raise UserError(
+            f"--device {device} is one GPU for several of the {len(gpus)} processes; leave --device out, so that each takes its own, "
+            "and start at most a process a GPU"
+        )
+
+
+def gpu_identity(device: torch.device) -> str:
+    """What no other GPU has, whatever CUDA_VISIBLE_DEVICES says."""
+    return str(torch.cuda.get_device_properties(device).uuid)

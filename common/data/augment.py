@@ -50,14 +50,15 @@ def random_crop_and_flip(images: Tensor, flip: bool, draws: Draws) -> Tensor:
     """uint8 (b, 3, h, w) → the same shape, in channels_last layout."""
     height, width = images.shape[-2:]
     pad = max(1, round(height / 8))
-    top, left = draws.integers(2 * pad + 1), draws.integers(2 * pad + 1)
-    mirrored = draws.integers(2).bool() & flip
-    rows = top[:, None] + torch.arange(height)
-    columns = left[:, None] + torch.where(mirrored[:, None], torch.arange(width).flip(0), torch.arange(width))
+    drawn = torch.stack([draws.integers(2 * pad + 1), draws.integers(2 * pad + 1), draws.integers(2) * flip])
+    # The draws alone go to the device, three numbers an image: a GPU would be waited for to copy every pixel's place.
+    top, left, mirrored = drawn.to(images.device, non_blocking=True)[:, :, None]
+    down, across, number = (torch.arange(n, device=images.device) for n in (height, width, len(images)))
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
     # By each pixel's place among all of the batch: index_select takes less than half the time of indexing by three axes.
-    rows = rows + torch.arange(len(images))[:, None] * padded.shape[2]
-    places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten().to(images.device, non_blocking=True)
+    rows = number[:, None] * padded.shape[2] + top + down
+    columns = left + torch.where(mirrored.bool(), across.flip(0), across)
+    places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten()
     pixels = padded.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
     return pixels.index_select(0, places).view(len(images), height, width, -1).permute(0, 3, 1, 2)
 

@@ -8,7 +8,7 @@ import copy
 import io
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -164,21 +164,26 @@ class Batches:
 
         # Not through the mapping: a page that is touched there can bring 2 MB around it into resident memory. And by NumPy
         # alone: a second thread in torch would start a second team.
-        def read(indices: np.ndarray) -> np.ndarray:
-            images = np.empty((len(indices), height, width, channels), np.uint8)
+        def read(indices: np.ndarray, images: np.ndarray) -> None:
             for image, index in zip(images, indices.tolist(), strict=True):
                 file.seek(self.start + index * image.nbytes)
                 if file.readinto(image.data) != image.nbytes:
                     raise OSError(f"{file.name} ends too early")
-            return images
+
+        def begin(indices: Tensor) -> tuple[Future[None], Tensor]:
+            # Pinned for a GPU: from other memory, a copy of this size waits until the last step is done.
+            pinned = self.device.type == "cuda"
+            images = torch.empty(len(indices), height, width, channels, dtype=torch.uint8, pin_memory=pinned)
+            return reader.submit(read, indices.numpy(), images.numpy()), images
 
         with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(read, indices.numpy()) for indices in batches[:1]]
+            ahead = [begin(indices) for indices in batches[:1]]
             for following in [*batches[1:], None][: len(batches)]:
-                images = torch.from_numpy(ahead.pop().result()).permute(0, 3, 1, 2)
+                done, images = ahead.pop()
+                done.result()
                 if following is not None:
-                    ahead.append(reader.submit(read, following.numpy()))
-                yield images.to(self.device, non_blocking=True)
+                    ahead.append(begin(following))
+                yield images.permute(0, 3, 1, 2).to(self.device, non_blocking=True)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

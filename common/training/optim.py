@@ -48,6 +48,20 @@ def build_sgd(groups: list[dict], lr: float, momentum: float, nesterov: bool, de
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
+def build_scaler(
+    optimizer: torch.optim.Optimizer, amp: torch.dtype | None, device: torch.device
+) -> torch.amp.GradScaler:
+    """Scales the loss in fp16, whose small gradients would vanish; in another precision it does nothing."""
+    scaler = torch.amp.GradScaler(device.type, enabled=amp is torch.float16)
+    if scaler.is_enabled():
+        # The first step often overflows and is skipped. Fused SGD has then made momenta of uninitialized memory, which the next one
+        # trains with (torch 2.11 and 2.14): they begin at zero, from which a first step is the same.
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return scaler
+
+
 def lr_factor(step: int, total_steps: int, warmup_steps: int, schedule: str) -> float:
     """The share of the base learning rate at `step`, counted from 0: linear warm-up, then constant or half a cosine to 0
     (Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts)."""
@@ -69,12 +83,23 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and BatchNorm statistics, warmed up: the decay is at most (1 + n) / (10 + n)
     after n steps, as in TensorFlow's ExponentialMovingAverage, so that the random beginning is soon forgotten."""
 
-    Tensors = tuple[Tensor, ...] | list[Tensor]
+    return Average(model, decay)
 
-    def average(averages: Tensors, current: Tensors, on_device: Tensor | int) -> None:
-        n = int(average_model.n_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, on_device)
 
-    average_model = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    average_model.n_averaged = average_model.n_averaged.cpu()  # read at every update: on a GPU, a synchronization
-    return average_model
+class Average(AveragedModel):
+    """torch's copies the number of updates to the device in every one of them, and that waits for a GPU: here it stays on the CPU."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+        self.n_averaged = self.n_averaged.cpu()
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        averages, current = ([*part.parameters(), *part.buffers()] for part in (self.module, model))
+        n = int(self.n_averaged)
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)) if n else 0.0)
+        for real in (True, False):  # BatchNorm's counters of batches are whole numbers
+            chosen = [i for i, tensor in enumerate(averages) if tensor.is_floating_point() == real]
+            average([averages[i] for i in chosen], [current[i] for i in chosen], n)
+        self.n_averaged += 1

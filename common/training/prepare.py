@@ -41,7 +41,8 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     """
     device = choose_device(config.place.device)
     with process_group(device) as processes, interruptible() as interrupt:
-        run = prepare(config, processes, device, interrupt)
+        with memory_errors(config.images.batch_size, device):  # another program may have the GPU's
+            run = prepare(config, processes, device, interrupt)
         if processes.main:
             print(description(run), flush=True)
         with run.folder.locked() if processes.main else contextlib.nullcontext():
@@ -145,15 +146,14 @@ def first_state(config: TrainConfig, model: ResNet, amp: torch.dtype | None, dev
     """Before the first step."""
     images = config.images
     mixed = images.mixup_alpha or images.cutmix_alpha
-    kept = (
-        config.model.feature_views and not mixed and images.progressive_from is None
-    )  # else features change with the epoch
+    # Features of images that are mixed or grow change with the epoch, and are not kept.
+    kept = config.model.feature_views and not mixed and images.progressive_from is None
     head_only = config.model.finetune == "head" and kept
     return TrainState(
         model,
         config.recipe,
         math.inf if head_only else config.model.head_epochs,
-        torch.amp.GradScaler(device.type, enabled=amp is torch.float16),
+        amp,
         sums=torch.zeros(3, device=device),
     )
 

@@ -17,7 +17,7 @@ from common.base.files import atomic_path, disk_errors
 from common.base.processes import Processes
 from common.config import Recipe
 from common.model.weights import FORMAT, as_os_error, load_into
-from common.training.optim import averaged, build_sgd, parameter_groups
+from common.training.optim import averaged, build_scaler, build_sgd, parameter_groups
 
 # The plain numbers among a state's fields, as `last.pt` has them under "progress".
 PROGRESS = ("epoch", "step", "measured", "best_epoch", "best_accuracy", "latest")
@@ -31,7 +31,7 @@ class TrainState:
     recipe: Recipe
     head_epochs: float
     """infinity: the head alone is all that is ever trained"""
-    scaler: torch.amp.GradScaler
+    amp: torch.dtype | None
     sums: Tensor
     """float (3,) on the device: this epoch's summed loss, images that were right, images"""
     epoch: int = 0
@@ -50,6 +50,7 @@ class TrainState:
     started: float = field(default_factory=time.monotonic)
     network: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
     average: AveragedModel | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,10 +58,11 @@ class TrainState:
 
     def begin_phase(self) -> None:
         """What is trained from this epoch on: by a new optimizer, and with a new average."""
-        recipe = self.recipe
+        recipe, device = self.recipe, self.sums.device
         self.network = self.model.fc if self.on_features else self.model
         groups = parameter_groups(self.network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)
-        self.optimizer = build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, self.sums.device)
+        self.optimizer = build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device)
+        self.scaler = build_scaler(self.optimizer, self.amp, device)
         self.average = averaged(self.network, recipe.ema_decay) if recipe.ema_decay else None
 
     @property

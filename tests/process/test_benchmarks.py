@@ -1,14 +1,16 @@
 """Each benchmark runs at its smallest setting, with tiny networks, and prints its table. Nothing here looks at a time."""
 
+import json
 import re
 import shutil
+import time
 
 import pytest
 import torch
 from helpers import ROOT, run_script, script_environment
 from tiny_models import tiny_architectures
 
-from benchmarks import evaluation, features, input_pipeline, precision, throughput, timing, tracking
+from benchmarks import evaluation, features, gpu, gpu_parts, input_pipeline, precision, throughput, timing, tracking
 from benchmarks.ablation import rows_of
 from benchmarks.startup import STAGES
 from common.cli import parse_train
@@ -150,6 +152,141 @@ def test_the_ablation_goes_on_where_it_stopped(tmp_path):
     shutil.rmtree(pictures)  # so that any run that began anew would fail
     again = run_module("ablation", *flags, tmp_path=tmp_path)
     assert tables_in(again) == [table]
+
+
+# On a GPU: what can be seen of it without one
+
+PARTS = [part.name for part in gpu.PARTS]
+
+
+def options(tmp_path, **changes) -> gpu.Options:
+    given = {"device": "cpu", "sizes": (32,), "batch_size": 4, "minutes": 1.0, "data_dir": None, "weights": None}
+    given |= {"model": "resnet50", "output": tmp_path, "parts": tuple(PARTS), "until": time.time() + 60}
+    return gpu.Options(**given | changes)
+
+
+def run_gpu(*flags: object, tmp_path, **environment: str):
+    changed = script_environment(tmp_path, FINETUNE_CACHE=str(tmp_path / "cache"), **environment)
+    flags = ("--device", "cpu", "--output", tmp_path / "tables", *flags)
+    return run_script("benchmarks/gpu.py", *flags, cwd=tmp_path, env=changed, timeout=900)
+
+
+@pytest.mark.slow
+def test_the_gpus_benchmark_runs_all_its_parts_on_a_cpu_and_calls_it_a_smoke_test(tmp_path):
+    for part in ("train", "test"):
+        write_photos(tmp_path / "photos" / part)
+    torch.save(tiny_architectures()["resnet50"]().state_dict(), tmp_path / "weights.pth")
+    run_gpu("--data_dir", tmp_path / "photos", "--weights", tmp_path / "weights.pth", tmp_path=tmp_path)
+    report = (tmp_path / "tables" / "report.md").read_text()
+    assert "smoke test" in report and "met" not in report.partition("## Goals")[2] and "failed" not in report
+    for part in gpu.PARTS:
+        written = json.loads((tmp_path / "tables" / f"{part.name}.json").read_text())
+        skipped = part.name in ("tests", "memory")
+        assert written["smoke"] and bool(written["rows"]) != skipped
+        assert written["note"] == "skipped: it needs a GPU" if skipped else re.match(r"\d+ s$", written["note"])
+        assert (tmp_path / "tables" / f"{part.name}.md").read_text() in report
+    (row,) = json.loads((tmp_path / "tables" / "cifar.json").read_text())["rows"]
+    assert 0 <= row["values"]["test"] <= 1 and "validation/accuracy" in row["values"]["epochs"][-1]
+
+
+@pytest.mark.slow
+def test_the_gpus_benchmark_says_what_a_bare_machine_lacks_and_what_failed_and_goes_on(tmp_path):
+    (tmp_path / "photos").mkdir()
+    parts = (
+        "--parts",
+        "environment",
+        "cifar",
+        "input",
+        "--data_dir",
+        tmp_path / "photos",
+        "--weights",
+        "IMAGENET1K_V2",
+    )
+    bare = "wandb tyro pydantic pydantic_core annotated_types sklearn scipy yaml matplotlib plotly jinja2 optuna"
+    said = run_gpu(*parts, tmp_path=tmp_path, TEST_MISSING=bare).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("cifar: skipped: ")]
+    assert 'pip install "wandb>=' in line and '"scikit-learn>=' in line and '"pyyaml>=' in line and "numpy" not in line
+    assert re.search(r"^input: \d+ s$", said, re.MULTILINE)
+
+    said = run_gpu(*parts, tmp_path=tmp_path).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("cifar: failed: ")]
+    assert "train.py: error: " in line and str(tmp_path / "photos") in line
+    assert re.search(r"^input: \d+ s$", said, re.MULTILINE)
+
+
+def test_a_part_that_is_out_of_time_is_ended_and_says_so(tmp_path):
+    done = run_gpu("--parts", "training", "--minutes", 0.001, tmp_path=tmp_path)
+    assert re.search(
+        r"^training: out of time after \d s; what was measured until then stands here$", done.stdout, re.MULTILINE
+    )
+    assert "out of time" in (tmp_path / "tables" / "report.md").read_text()
+
+
+def test_what_there_is_no_time_for_is_named(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(gpu.time, "time", lambda: clock[0])
+
+    def work(until: float) -> list[int]:
+        clock[0], done = 0.0, []
+        for size in gpu.in_time([224, 64, 32], options(tmp_path, until=until)):
+            clock[0] += 10  # seconds, each of them
+            done.append(size)
+        return done
+
+    assert work(until=30.0) == [224, 64, 32]
+    with pytest.raises(gpu.OutOfTime, match="^out of time: 32 left out$"):
+        work(until=29.0)
+
+
+@pytest.mark.parametrize(
+    "line, cells",
+    [
+        ("tests/unit/a/test_b.py::test_c[x-cuda] PASSED          [ 50%]", ["test_b.py::test_c[x-cuda]", "passed", ""]),
+        ("tests/unit/a/test_b.py::test_c FAILED  [100%]", ["test_b.py::test_c", "failed", ""]),
+        ("FAILED tests/unit/a/test_b.py::test_c - AssertionError: 1 | 2", ["test_b.py::test_c", "failed", "AssertionError: 1 / 2"]),
+        ("SKIPPED [31] tests/conftest.py:24: needs a CUDA device", ["conftest.py:24", "skipped", "needs a CUDA device"]),
+        ("collected 31 items", None),
+    ],
+)  # fmt: skip
+def test_a_line_of_pytest_becomes_a_row(line, cells):
+    row = gpu.test_row(line)
+    assert (row and list(row.cells)) == cells
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="they would all run")
+def test_the_gpu_tests_are_found_by_their_mark(tmp_path):
+    rows = [row for new in gpu.gpu_tests(options(tmp_path)) for row in new]
+    assert {row.values["result"] for row in rows} == {"SKIPPED"}
+    assert {"test_gpu_steps.py", "test_gpu_runs.py", "test_processes.py"} <= {
+        row.values["test"].split("::")[0] for row in rows
+    }
+
+
+def test_a_side_that_fails_is_a_row_and_the_others_are_measured(tmp_path):
+    def failing():
+        raise RuntimeError("no compiler")
+        yield
+
+    sides = {"bare step": gpu_parts.Side(lambda: iter(lambda: None, 0)), "lab": gpu_parts.Side(failing)}
+    seconds, failed = gpu_parts.compare(sides, torch.device("cpu"), options(tmp_path))
+    assert len(seconds["bare step"]) == 1 and failed == {"lab": "RuntimeError: no compiler"}
+    rows = gpu_parts.training_rows(32, seconds, failed, options(tmp_path))
+    assert [row.cells[1:3] for row in rows if "failed" in row.values] == [["lab", "failed: RuntimeError: no compiler"]]
+
+
+def test_goals_are_judged_by_the_medians(tmp_path):
+    seconds = {
+        "bare step, compiled": [1.0, 1.0, 1.0],
+        "project --compile True": [1.0, 1.04, 9.0],
+        "timm": [2.0, 2.0, 2.0],
+    }
+    rows = gpu_parts.training_rows(224, seconds, {}, options(tmp_path, sizes=(224,)))
+    assert [row.goal for row in rows if row.goal] == [
+        "training at 224 px, of the bare compiled step ≥ 0.95: met",
+        "training at 224 px, times timm ≥ 1: met",
+    ]
+    row = gpu_parts.switch_row(64, "--compile", {"off": [2.0, 2.0], "on": [1.0, 1.6]}, {}, 32)
+    assert row.values["on_over_off"] == [2.0, 1.25] and row.cells[-1] == "gains"
 
 
 def write_photos(folder) -> None:

@@ -92,7 +92,7 @@ def test_the_summary_names_the_best_epoch_and_the_run_ends_well(lab):
     assert f"/tester/lab/runs/{lab.run.id}" in lab.said and "sync.py" not in lab.said
 
 
-def test_the_loss_figure_arrives_after_every_epoch(lab):
+def test_the_loss_figure_arrives_with_the_first_epoch_and_the_last(lab):
     figures = [row["loss"] for row in lab.run.rows if "loss" in row]
     assert len(figures) == 2
     assert all(lab.run.files[figure["path"]].startswith(b"\x89PNG") for figure in figures)

@@ -1,4 +1,4 @@
-"""On PYTHONPATH of the processes that tests start: small networks, and downloads from the tests' own server.
+"""On PYTHONPATH of the processes that tests start: small networks, downloads from the tests' own server, packages that are missing.
 
 Python imports this at its start, so it waits for the modules it changes instead of importing them.
 """
@@ -40,3 +40,5 @@ def changed(module) -> None:
 
 
 sys.meta_path.insert(0, AfterImport())
+for package in os.environ.get("TEST_MISSING", "").split():  # as if it were not installed
+    sys.modules[package] = None

@@ -1,53 +1,42 @@
 """Two processes on one machine compute what one does: BatchNorm, gradients, sums, and what they agree on."""
 
-import multiprocessing
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
 
+import pytest
 import torch
 import torch.distributed as dist
+from devices import DEVICES, exact_float32
+from teams import in_team
 from torch import nn
 
-from common.base.processes import Processes
+from common.base import processes as module
+from common.base.errors import UserError
+from common.base.processes import Processes, require_own_gpus
 
 
-def process(work: Callable[[Processes], Any], rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(work(Processes(rank, 2)), folder / f"{rank}.pt")
-    dist.barrier()
-
-
-def in_team(work: Callable[[Processes], Any], folder: Path) -> list:
-    """What `work` gives in each of two processes."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit autograd's threads without their owners
-    started = [context.Process(target=process, args=(work, rank, folder), daemon=True) for rank in range(2)]
-    for one in started:
-        one.start()
-    for one in started:
-        one.join(timeout=240)
-    assert [one.exitcode for one in started] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-def gradients_and_statistics(processes: Processes) -> dict[str, torch.Tensor]:
+def gradients_and_statistics(processes: Processes, device: str) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     images, targets = torch.randn(9, 3, 6, 6, generator=random), torch.randn(9, 2, generator=random)
+    images, targets = images.to(device), targets.to(device)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
-    wrapped, mine = processes.wrap(model, torch.device("cpu")), slice(processes.rank, None, processes.world)
-    for _ in range(2):
-        share = len(images[mine]) * processes.world / len(images)
-        loss = (wrapped(images[mine]) - targets[mine]).square().mean() * share
-        loss.backward()
-    return {**model.state_dict(), **{f"{name}.grad": value.grad for name, value in model.named_parameters()}}
+    model = model.to(device)
+    wrapped, mine = processes.wrap(model, torch.device(device)), slice(processes.rank, None, processes.world)
+    with exact_float32():
+        for _ in range(2):
+            share = len(images[mine]) * processes.world / len(images)
+            loss = (wrapped(images[mine]) - targets[mine]).square().mean() * share
+            loss.backward()
+    found = {**model.state_dict(), **{f"{name}.grad": value.grad for name, value in model.named_parameters()}}
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-def test_batchnorm_and_gradients_of_two_processes_are_those_of_one(tmp_path):
-    in_two = in_team(gradients_and_statistics, tmp_path)
-    alone = gradients_and_statistics(Processes())
+@pytest.mark.parametrize("device", DEVICES)
+def test_batchnorm_and_gradients_of_two_processes_are_those_of_one(device, tmp_path):
+    """On a GPU both have the same one, over gloo, since NCCL takes one process a GPU: the sums are the same."""
+    in_two = in_team(partial(gradients_and_statistics, device=device), tmp_path)
+    alone = gradients_and_statistics(Processes(), device)
     assert alone["1.running_mean"].any() and alone["0.weight.grad"].any()
     for found in in_two:
         torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-6)
@@ -63,3 +52,45 @@ def sums_and_agreements(processes: Processes) -> tuple:
 def test_a_team_sums_gathers_and_agrees(tmp_path):
     expected = (3.0, [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]], "run of 0", [True, False])
     assert in_team(sums_and_agreements, tmp_path) == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    "device, backend", [("cpu", "gloo"), pytest.param("cuda", "cpu:gloo,cuda:nccl", marks=pytest.mark.gpu)]
+)
+def test_flags_and_objects_travel_beside_the_gradients(device, backend, tmp_path):
+    """The group that torchrun's processes join, here of one: what lies on the device is summed there, flags and objects on the CPU."""
+    if device == "cuda":
+        torch.cuda.set_device(0)
+    dist.init_process_group(backend, f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        team = Processes(rank=0, world=2)  # of two by its own account, of one by the group's
+        values = torch.tensor([1.0, 2.0], device=device)
+        total = team.sum(values)
+        assert total.device == values.device and total.tolist() == [1.0, 2.0]
+        assert team.any(True) and not team.any(False) and team.agree(lambda: "run") == "run"
+        with team.main_first():
+            pass
+        model = nn.Linear(2, 1).to(device)
+        wrapped = team.wrap(model, torch.device(device, 0) if device == "cuda" else torch.device(device))
+        wrapped(torch.ones(3, 2, device=device)).sum().backward()
+        assert model.weight.grad.tolist() == [[3.0, 3.0]]
+    finally:
+        dist.destroy_process_group()
+
+
+def refusal(processes: Processes, gpus: list[str]) -> str:
+    module.gpu_identity = lambda device: gpus[processes.rank]
+    try:
+        require_own_gpus(torch.device("cuda", 0))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_two_processes_on_one_gpu_are_refused_in_both_of_them(tmp_path):
+    said = in_team(partial(refusal, gpus=["GPU-1", "GPU-1"]), tmp_path)
+    assert said[0] == said[1] and said[0].startswith("--device cuda:0 is one GPU for several of the 2 processes")
+
+
+def test_two_processes_each_on_a_gpu_of_its_own_go_on(tmp_path):
+    assert in_team(partial(refusal, gpus=["GPU-1", "GPU-2"]), tmp_path) == ["", ""]

@@ -6,6 +6,7 @@ import torch
 from tiny_models import tiny_architectures
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.base import device
 from common.base.device import choose_amp, choose_device
@@ -15,7 +16,7 @@ from common.data.batches import Batches
 from common.model.build import set_trainable
 from common.model.predict import predict
 from common.training.features import FeatureBatches
-from common.training.optim import build_loss, build_sgd, parameter_groups
+from common.training.optim import averaged, build_loss, build_sgd, parameter_groups
 from common.training.step import train_step
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -89,6 +90,63 @@ def test_a_step_stays_on_the_device_in_the_precision_asked_for(amp, fake, monkey
     assert len(calls) == 2 * len(optimizer.param_groups)
     for options in calls:  # the kernel itself skips a step that overflowed, so that nobody has to look
         assert (options["found_inf"] is not None) == (options["grad_scale"] is not None) == (amp is torch.float16)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what waits for a GPU: a copy to or from it that is not asked to go on alone, and one from ordinary memory that does not
+    fit into a command, 64 KB, which waits whatever it is asked."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if operation is torch.ops.aten._to_copy.default:
+            source, target = args[0].device, torch.device(kwargs.get("device") or args[0].device)
+            self.check(args[0], source, target, kwargs.get("non_blocking", False))
+        elif operation is torch.ops.aten.copy_.default:
+            self.check(args[1], args[1].device, args[0].device, len(args) > 2 and args[2])
+        return operation(*args, **kwargs)
+
+    @staticmethod
+    def check(tensor: torch.Tensor, source: torch.device, target: torch.device, non_blocking: bool) -> None:
+        if source.type != target.type:
+            assert non_blocking and tensor.nbytes <= 65536, (
+                f"{tensor.nbytes} bytes from {source} to {target} wait for it"
+            )
+
+
+def test_a_copy_that_waits_is_seen(fake):
+    small, large = torch.zeros(3), torch.zeros(2**15)
+    with NoWaiting():
+        small.to(GPU, non_blocking=True)
+        for waits in (lambda: small.to(GPU), lambda: large.to(GPU, non_blocking=True), torch.zeros(3, device=GPU).cpu):
+            with pytest.raises(AssertionError, match="wait for it"):
+                waits()
+
+
+@pytest.mark.parametrize("augment", ["none", "basic"])
+def test_no_step_copies_what_it_would_have_to_wait_for(augment, fake, monkeypatch):
+    model = tiny()
+    optimizer = build_sgd(parameter_groups(model, 0.1, 5e-4), 0.1, 0.9, True, GPU)
+    scaler, sums = torch.amp.GradScaler("cuda", enabled=False), torch.zeros(3, device=GPU)
+    without_gpu_kernels(monkeypatch, model)
+    images = torch.zeros(80, 3, 32, 32, dtype=torch.uint8)
+    made = Batches(
+        images, torch.arange(80) % 10, torch.arange(80), 40, 24, GPU, augment=augment, flip=True, training=True
+    )
+    with NoWaiting():
+        for batch in made.epoch(0):
+            sums += train_step(model, *batch, build_loss("cross_entropy", 0.1), optimizer, scaler, torch.bfloat16)
+    assert sums.device == GPU
+
+
+def test_the_average_copies_nothing_between_devices():
+    """On the meta device: a copy of a fake tensor, which an average begins with, is not safe to free."""
+    with torch.device("meta"):
+        model = tiny_architectures()["resnext50_32x4d"](num_classes=10)
+    average = averaged(model, 0.9)
+    with NoWaiting():
+        for _ in range(2):
+            average.update_parameters(model)
+    assert int(average.n_averaged) == 2
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
