@@ -34,12 +34,10 @@ from benchmarks.timing import ROOT, table
 
 Item = TypeVar("Item")
 
-# What common/ needs for a training step, and what train.py and evaluate.py need beside it.
+# What common/ needs for a training step, for a checkpoint's network, and for train.py and evaluate.py.
 STEP = ("torchvision", "numpy", "PIL", "tqdm", "safetensors", "filelock", "platformdirs")
-SCRIPTS = (
-    *(*STEP, "wandb", "tyro", "yaml", "pydantic", "pydantic_core", "annotated_types", "scipy", "sklearn", "matplotlib"),
-    *("plotly", "jinja2", "markupsafe"),
-)
+NETWORK = (*STEP, "yaml", "pydantic", "pydantic_core", "annotated_types")
+SCRIPTS = (*NETWORK, "wandb", "tyro", "scipy", "sklearn", "matplotlib", "plotly", "jinja2", "markupsafe")
 BEGUN, GRACE_SECONDS = "begun", 2.0
 DISTRIBUTION = {
     "PIL": "pillow",
@@ -151,7 +149,7 @@ PARTS = (
         "benchmarks.gpu_parts:evaluation",
         ("px", "project, images/s", "lab", "times the lab", "same answers", "goal"),
         seconds=25,
-        needs=STEP,
+        needs=NETWORK,
     ),
     Part(
         "cifar",

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import evaluation as evaluation_speed
 from benchmarks.gpu import Options, Row, in_time
 from benchmarks.lab import CLASSES, lab_loader, lab_model, lab_training, small_images
 from benchmarks.throughput import bare_training, project_training, training_batches
@@ -341,6 +340,8 @@ def input_share(options: Options) -> Iterator[list[Row]]:
 
 def evaluation(options: Options) -> Iterator[list[Row]]:
     """`benchmarks.evaluation`, with a batch that keeps a GPU busy."""
+    from benchmarks import evaluation as evaluation_speed  # needs more packages than a step
+
     sizes = two_sizes(options)
     batch = options.batch_size if options.smoke else 4 * options.batch_size
     config = evaluation_speed.EvaluationConfig(sizes, batch, options.rounds, options.device)
