@@ -101,5 +101,6 @@ class Average(AveragedModel):
         average = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)) if n else 0.0)
         for real in (True, False):  # BatchNorm's counters of batches are whole numbers
             chosen = [i for i, tensor in enumerate(averages) if tensor.is_floating_point() == real]
-            average([averages[i] for i in chosen], [current[i] for i in chosen], n)
+            if chosen:  # a head alone has no counters
+                average([averages[i] for i in chosen], [current[i] for i in chosen], n)
         self.n_averaged += 1

@@ -154,6 +154,16 @@ def test_every_step_of_a_run_moves_the_average():
     assert state.evaluated is not model and state.sums.tolist() == [1.0, 2.0, 4.0]
 
 
+def test_a_head_alone_which_has_no_buffers_is_averaged_too():
+    head = nn.Linear(3, 2)
+    average = averaged(head, 0.5)
+    for value in (1.0, 2.0, 4.0):
+        nn.init.constant_(head.bias, value)
+        average.update_parameters(head)
+    expected = 4 + (2 + (1 - 2) * 2 / 11 - 4) * 3 / 12  # (1 + n) / (10 + n) for n = 1 and 2
+    torch.testing.assert_close(average.module.bias, torch.full((2,), expected))
+
+
 def test_the_averages_count_is_read_without_a_gpu_and_is_part_of_its_state():
     average = averaged(tiny(), 0.9)
     assert average.n_averaged.device == CPU
