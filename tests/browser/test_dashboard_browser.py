@@ -197,7 +197,9 @@ def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
         ".matrix .hoverlayer .hovertext"
     )  # a click counts for the cell that the mouse is known to be over
     expect(label).to_contain_text(f"{SUPERCLASSES[0]} taken for {SUPERCLASSES[1]}")
-    page.wait_for_timeout(600)  # tests share the page, and a click within half a second of the last test's would be a double click
+    page.wait_for_timeout(
+        600
+    )  # tests share the page, and a click within half a second of the last test's would be a double click
     page.mouse.click(*cell(page, 0, 1))
     count = report["superclass_confusion"][0][1]
     expect(page.locator("#cell")).to_contain_text(f"{count} of {sum(report['superclass_confusion'][0])} images")
