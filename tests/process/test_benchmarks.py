@@ -259,6 +259,7 @@ def test_a_line_of_pytest_becomes_a_row(line, cells):
     assert (row and list(row.cells)) == cells
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they would all run")
 def test_the_gpu_tests_are_found_by_their_mark(tmp_path):
     rows = [row for new in gpu.gpu_tests(options(tmp_path)) for row in new]

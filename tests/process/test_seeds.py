@@ -45,6 +45,7 @@ def test_each_seeds_run_is_the_one_that_its_seed_alone_trains(folder):
     assert_same_run(folder / "runs" / "A-seed1", folder / "other" / "alone")
 
 
+@pytest.mark.slow
 def test_the_printed_commands_lead_to_a_verdict(folder):
     following = (folder / "second.txt").read_text().splitlines()[-1]
     assert following == "next: python evaluate.py --checkpoint A"

@@ -194,6 +194,7 @@ def test_statistics_are_measured_anew_on_the_training_images(tmp_path):
     assert f"; {validation_accuracy(model.state_dict(), folder):.4f} with BatchNorm's statistics measured anew" in line
 
 
+@pytest.mark.slow
 def test_a_soup_is_evaluated_shown_and_put_on_the_dashboard_like_a_run(runs, tmp_path):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluate.main(EvaluateConfig("soup", split="validation", runs_dir=str(runs)))
@@ -334,6 +335,7 @@ def test_ctrl_c_while_it_measures_leaves_nothing(runs, tmp_path):
     assert contents(runs) == before
 
 
+@pytest.mark.slow
 def test_offline_it_says_what_to_send_and_the_record_has_the_weights(runs, tmp_path):
     env = script_environment(tmp_path, WANDB_MODE="offline")
     done = run_script("soup.py", *"abcd", "--runs_dir", runs, "--run_id", "offline", cwd=tmp_path, env=env)
@@ -348,6 +350,7 @@ def test_offline_it_says_what_to_send_and_the_record_has_the_weights(runs, tmp_p
     assert os.listdir(runs / "offline" / "wandb")
 
 
+@pytest.mark.slow
 def test_online_lineage_reads_models_soup_model(tmp_path):
     small = ("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 1)
     with Backend() as backend:
