@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import ROOT, table
+from common.base.text import mean_and_sd
 from common.cli import parse, parse_train
 from common.config import as_dict
 from common.runs.folder import RunFolder, read_metrics
@@ -111,8 +112,7 @@ def accuracy(folder: RunFolder) -> float:
 
 def mean_and_deviation(values: list[float]) -> str:
     """In percent."""
-    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{deviation}"
+    return mean_and_sd([100 * value for value in values], digits=1)
 
 
 def main(config: AblationConfig) -> None:

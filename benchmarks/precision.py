@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.lab import CLASSES
-from benchmarks.throughput import bare_training, turns
-from benchmarks.timing import alternate, ratios, spread, table
+from benchmarks.throughput import bare_training
+from benchmarks.timing import alternate, ratios, spread, table, turns
 from common.base.device import choose_amp, choose_device
 from common.cli import parse
 from common.model.build import build_model

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from common.analysis import metrics
 
@@ -42,6 +41,8 @@ def by_seed(right_a: NDArray, right_b: NDArray) -> NDArray:
 def over_seeds(right_a: NDArray, right_b: NDArray, paired: bool) -> Difference | None:
     """On these very images, over other seeds: Student's paired t, or Welch's where the seeds are not the same. None where there
     is no spread to judge by: one seed, or accuracies that are equal by chance."""
+    from scipy import stats  # half a second, which evaluate.py, where nothing is compared, should not wait for
+
     a, b = (right.sum(axis=1) / right.shape[1] for right in (right_a, right_b))
     spread = [by_seed(right_a, right_b)] if paired else [a, b]
     if min(len(a), len(b)) < 2 or not any(map(np.ptp, spread)):
@@ -56,6 +57,8 @@ def over_seeds(right_a: NDArray, right_b: NDArray, paired: bool) -> Difference |
 def over_images(right_a: NDArray, right_b: NDArray) -> Difference | None:
     """Of these very networks, over other images: with one network each McNemar's test, else the paired t over images of the mean
     over seeds. None where each image is right as often here as there."""
+    from scipy import stats
+
     value = float(right_b.mean() - right_a.mean())
     if len(right_a) == len(right_b) == 1:
         only_b, only_a = int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum())

@@ -30,6 +30,6 @@ def printable(text: object, longest: int = 60) -> str:
     return "".join(c if c.isprintable() else "?" for c in one_line(text, longest))
 
 
-def mean_and_sd(values: Sequence[float]) -> str:
+def mean_and_sd(values: Sequence[float], digits: int = 4) -> str:
     """`0.9629 ± 0.0021`: mean and sample standard deviation; of one value, that alone."""
-    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")

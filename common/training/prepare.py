@@ -81,7 +81,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         amp=amp,
         batches=batches,
         validation=validation_batches(config, data, validation_part, processes, device),
-        state=first_state(config, model, amp, device),
+        state=first_state(config, model, batches, amp, device),
         log=Log(folder, processes),
         facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
@@ -142,12 +142,12 @@ def validation_batches(
     return Batches(data.images, data.labels, indices, batch_size, size, device, rank=rank, world=world)
 
 
-def first_state(config: TrainConfig, model: ResNet, amp: torch.dtype | None, device: torch.device) -> TrainState:
+def first_state(
+    config: TrainConfig, model: ResNet, batches: Batches, amp: torch.dtype | None, device: torch.device
+) -> TrainState:
     """Before the first step."""
-    images = config.images
-    mixed = images.mixup_alpha or images.cutmix_alpha
     # Features of images that are mixed or grow change with the epoch, and are not kept.
-    kept = config.model.feature_views and not mixed and images.progressive_from is None
+    kept = config.model.feature_views > 0 and batches.mix is None and batches.progressive_from is None
     head_only = config.model.finetune == "head" and kept
     return TrainState(
         model,
