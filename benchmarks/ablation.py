@@ -20,8 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.timing import ROOT, table
-from common.base.text import mean_and_sd
+from benchmarks.timing import ROOT, mean_and_deviation, table
 from common.cli import parse, parse_train
 from common.config import as_dict
 from common.runs.folder import RunFolder, read_metrics
@@ -108,11 +107,6 @@ def train(config: AblationConfig, row: str, seed: int) -> None:
 
 def accuracy(folder: RunFolder) -> float:
     return [row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row][-1]
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    """In percent."""
-    return mean_and_sd([100 * value for value in values], digits=1)
 
 
 def main(config: AblationConfig) -> None:

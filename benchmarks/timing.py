@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.base.text import markdown_table
+from common.base.errors import RunError
+from common.base.text import markdown_table, mean_and_sd
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +70,11 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Of shares, in percent."""
+    return mean_and_sd([100 * value for value in values], digits=1)
+
+
 def verdict(value: float, goal: float, at_least: bool = True) -> str:
     """The goal, and whether the value meets it."""
     met = value >= goal if at_least else value <= goal
@@ -110,6 +117,17 @@ def peak_gpu_mib(work: Callable[[], Any], device: "torch.device") -> float:
     work()
     synchronize(device)
     return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def call(command: Sequence[str | Path], **environment: str) -> str:
+    """Runs it in the project's folder → what it printed. Errors: `RunError` with the end of what it said."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        list(map(str, command)), env={**kept, **environment}, capture_output=True, text=True, errors="replace", cwd=ROOT
+    )
+    if done.returncode:
+        raise RunError(f"{shlex.join(map(str, command))} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 RESULT = "RESULT "

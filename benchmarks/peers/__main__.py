@@ -17,9 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation import mean_and_deviation
 from benchmarks.peers.runs import PeersConfig, Run, check
-from benchmarks.timing import machine, table
+from benchmarks.timing import machine, mean_and_deviation, table
 from common.base.errors import report_errors
 from common.base.files import append_line, read_json_lines
 from common.cli import parse

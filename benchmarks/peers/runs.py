@@ -6,11 +6,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,14 +17,15 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
+from benchmarks.accuracy import measure
 from benchmarks.subset import make_folder
-from benchmarks.timing import ROOT
+from benchmarks.timing import call
 from common.base.checked import Checked
-from common.base.errors import RunError, UserError
+from common.base.errors import UserError
 from common.base.files import cache_folder, read_json, sha256_of
 from common.config import Side
 from common.data.folder import class_names, list_photos
-from common.runs.folder import RunFolder, read_metrics
+from common.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
 TIMM_TAG = "v1.0.28"
@@ -130,17 +130,6 @@ def python_of(peer: str) -> Path:
         call([python, "-m", "pip", "install", "-r", requirements(peer)])
         whole.touch()
     return python
-
-
-def call(command: Sequence[str | Path], **environment: str) -> str:
-    """→ what it printed. Errors: `RunError` with the end of what it said."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        list(map(str, command)), env={**kept, **environment}, capture_output=True, text=True, errors="replace", cwd=ROOT
-    )
-    if done.returncode:
-        raise RunError(f"{shlex.join(map(str, command))} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -259,19 +248,12 @@ def ours(run: Run) -> dict[str, object]:
         **{"dataset": "folder", "model": "resnet50", "log_weights": False, "seed": run.seed},
         **{"data_dir": Path(config.data_dir).resolve(), "weights": Path(config.weights).resolve()},
         **{name: getattr(config, name) for name in ("image_size", "epochs", "batch_size", "validation_fraction")},
-        **{"runs_dir": run.folder, "run_id": folder.id},
     }
     words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    call([sys.executable, "train.py", *words, *shlex.split(config.ours)], WANDB_MODE="disabled")
-    call([sys.executable, "evaluate.py", "--checkpoint", folder.path], WANDB_MODE="disabled")
-    summary = folder.read_summary()
-    validation = [row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row]
+    result = measure([*words, *shlex.split(config.ours)], folder)
     return {
-        "validation": max(validation),
-        "test": read_json(folder.evaluated().report)["metrics"]["test/accuracy"],
-        "seconds": summary.seconds,
-        "steps": summary.step,
-        "version": summary.version,
+        "seconds": result["train_seconds"],
+        **{name: result[name] for name in ("validation", "test", "steps", "version")},
     }
 
 

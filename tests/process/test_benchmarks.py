@@ -15,6 +15,7 @@ from benchmarks.ablation import rows_of
 from benchmarks.startup import STAGES
 from common.cli import parse_train
 from common.config import as_dict
+from common.runs.groups import find_recipe
 
 NUMBER = re.compile(r"\d")
 
@@ -152,6 +153,32 @@ def test_the_ablation_goes_on_where_it_stopped(tmp_path):
     shutil.rmtree(pictures)  # so that any run that began anew would fail
     again = run_module("ablation", *flags, tmp_path=tmp_path)
     assert tables_in(again) == [table]
+
+
+@pytest.mark.slow
+def test_a_recipes_runs_are_trained_tested_and_left_as_a_group(tmp_path):
+    write_photos(tmp_path / "photos" / "train")
+    write_photos(tmp_path / "photos" / "test")
+    recipes = "--recipes=--preset lab --epochs 1 --image_size 32 --batch_size 8 --finetune head"
+    flags = [
+        "--data_dir",
+        tmp_path / "photos",
+        "--weights",
+        "none",
+        recipes,
+        "--seeds",
+        2,
+        "--runs_dir",
+        tmp_path / "r",
+    ]
+    check_table(run_module("accuracy", *flags, tmp_path=tmp_path), rows=1)
+    group = recipes.removeprefix("--recipes=--").replace("--", "").replace("_", "-").replace(" ", "-")
+    folders = [tmp_path / "r" / f"{group}-seed{seed}" for seed in (0, 1)]
+    rows = [json.loads(line) for line in (tmp_path / "r" / "results.jsonl").read_text().splitlines()]
+    reports = [json.loads((folder / "evaluation" / "report.json").read_text()) for folder in folders]
+    assert [row["test"] for row in rows] == [report["metrics"]["test/accuracy"] for report in reports]
+    assert list(find_recipe(tmp_path / "r", group).runs) == [0, 1]
+    assert not any((folder / "checkpoints" / "last.pt").exists() for folder in folders)
 
 
 # On a GPU: what can be seen of it without one
