@@ -57,7 +57,7 @@ def measure(flags: Sequence[str], folder: RunFolder) -> dict[str, Any]:
     """One run, begun or gone on with, and the test of its best epoch → accuracies, the test's 95 % interval, seconds of both processes."""
     earlier = folder.read_summary().seconds or 0.0  # of a run that was interrupted
     begin = ["--resume", folder.id] if folder.last.exists() else [*flags, "--run_id", folder.id]
-    place = ["--runs_dir", folder.path.parent]
+    place = ["--runs_dir", str(folder.path.parent)]
     with tempfile.TemporaryDirectory() as cache:
         environment = {"WANDB_MODE": "disabled", "FINETUNE_CACHE": cache}
         start = time.perf_counter()

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
+
 ROOT = Path(__file__).parents[2]
 FAKES = Path(__file__).parent
 
@@ -29,6 +31,7 @@ def script_environment(tmp_path: Path, **changes: str | None) -> dict[str, str]:
         **kept,
         "HOME": str(tmp_path / "home"),
         "TORCH_HOME": str(tmp_path / "home" / "torch"),
+        "MPLCONFIGDIR": str(Path.home() / ".cache" / "matplotlib"),  # its list of fonts takes seconds to make
         "PYTHONPATH": os.pathsep.join([str(FAKES / "tiny"), str(ROOT)]),
         "TINY_MODELS": "1",
         "OMP_NUM_THREADS": "1",
@@ -51,9 +54,14 @@ def run_script(
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """`python script flags…` in `cwd`, whose exit status must be `status` (None: any)."""
-    command = [sys.executable, str(ROOT / script), *map(str, flags)]
-    environment = script_environment(cwd) if env is None else env
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    command = [str(ROOT / script), *map(str, flags)]
+    usual = script_environment(cwd)
+    environment = usual if env is None else env
+    if warm.fits(environment, usual):
+        done = warm.run(command, cwd, environment, timeout)
+    else:
+        command.insert(0, sys.executable)
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     shown = f"{' '.join(command)}\nexit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert status is None or done.returncode == status, shown
     return done

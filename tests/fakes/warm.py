@@ -1,0 +1,89 @@
+"""A script's process that begins with its packages imported, which are most of the seconds that a short run takes.
+
+Python's own fork server imports them once and forks itself for each script; the rest is as in `python script.py`: a process with its own
+environment, folder, output and signals, and an exit of the interpreter's kind.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+
+# All but wandb itself, which makes a folder when it is imported and removes it at its process's end.
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "matplotlib.figure",
+    "sklearn.metrics",
+    "scipy.stats",
+    "tyro",
+    "pydantic",
+    "requests",
+    "warm",
+]
+
+# What Python and these packages read once, when they begin.
+READ_AT_START = ("PYTHON", "OMP_", "MKL_", "MPL", "TORCH", "CUDA", "LC_", "LANG", "LD_", "TEST_MISSING", "MALLOC_")
+
+
+def fits(environment: dict[str, str], usual: dict[str, str]) -> bool:
+    """Whether a process with this environment can begin warm."""
+    apart = {name for name, _ in environment.items() ^ usual.items()}
+    return not any(name.startswith(READ_AT_START) and name != "TORCH_HOME" for name in apart)
+
+
+def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with captured text; command: a script and its arguments."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PACKAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        process = server.Process(target=_script, args=(command, str(cwd), environment, list(map(str, files))))
+        process.start()
+        process.join(timeout)
+        ended = process.exitcode
+        if ended is None:
+            process.kill()
+            process.join()
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    if ended is None:
+        raise subprocess.TimeoutExpired(command, timeout, *texts)
+    return subprocess.CompletedProcess(command, ended, *texts)
+
+
+def _script(command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]) -> None:
+    """In the new process: what `python` does with a script, and its end."""
+    for stream, output in enumerate(outputs, start=1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", 1, closefd=False)  # noqa: SIM115
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [str(Path(command[0]).parent), *paths]
+    sys.argv = command
+    status = 0
+    try:
+        for start in [Path(path, "sitecustomize.py") for path in paths]:
+            if start.exists():
+                runpy.run_path(str(start), run_name="sitecustomize")
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status)
