@@ -29,13 +29,15 @@ PACKAGES = [
 ]
 
 # What Python and these packages read once, when they begin.
-READ_AT_START = ("PYTHON", "OMP_", "MKL_", "MPL", "TORCH", "CUDA", "LC_", "LANG", "LD_", "TEST_MISSING", "MALLOC_")
+READ_AT_START = ("PYTHON", "OMP_", "MKL_", "MPL", "TORCH", "CUDA", "LC_", "LANG", "LD_", "MALLOC_", "TEST_")
+NOT_AT_START = ("TORCH_HOME", "TEST_DOWNLOADS")
 
 
 def fits(environment: dict[str, str], usual: dict[str, str]) -> bool:
     """Whether a process with this environment can begin warm."""
     apart = {name for name, _ in environment.items() ^ usual.items()}
-    return not any(name.startswith(READ_AT_START) and name != "TORCH_HOME" for name in apart)
+    at_start = any(name.startswith(READ_AT_START) and name not in NOT_AT_START for name in apart)
+    return hasattr(os, "fork") and not at_start
 
 
 def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
