@@ -37,8 +37,8 @@ def parse(
 
 def _with_homes(config: Any, default: Any) -> Any:
     """`config` with `~` expanded in the paths that the command line gave: those unlike `default`'s."""
-    changes = {}
-    for name, hint in hints_of(type(config)).items():
+    changes, kind = {}, cast(Any, type(config))
+    for name, hint in hints_of(kind).items():
         value, before = getattr(config, name), getattr(default, name, None)
         if isinstance(value, Group):
             changes[name] = _with_homes(value, before)

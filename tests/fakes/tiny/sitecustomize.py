@@ -1,4 +1,5 @@
-"""On PYTHONPATH of the processes that tests start: small networks, downloads from the tests' own server, packages that are missing.
+"""On PYTHONPATH of the processes that tests start: small networks, downloads from the tests' own server, packages that are missing,
+other systems.
 
 Python imports this at its start, so it waits for the modules it changes instead of importing them.
 """
@@ -42,3 +43,7 @@ def changed(module) -> None:
 sys.meta_path.insert(0, AfterImport())
 for package in os.environ.get("TEST_MISSING", "").split():  # as if it were not installed
     sys.modules[package] = None
+if system := os.environ.get("TEST_SYSTEM"):
+    import systems
+
+    getattr(systems, system)()
