@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from common.base.errors import UserError
 
@@ -33,11 +33,18 @@ def locked(path: Path, in_use: str | None = None) -> Iterator[None]:
     Errors: `UserError` with `in_use`, or where no lock can be had.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    gone = ""
     try:
-        lock = FileLock(path) if has_locks(path.parent) else SoftFileLock(holder_file(path))
+        if has_locks(path.parent):
+            lock: BaseFileLock = FileLock(path)
+        else:
+            lock = SoftFileLock(holder_file(path))
+            gone = (
+                f" (this file system has no locks: if the other was on a machine that is gone, delete {lock.lock_file})"
+            )
         lock.acquire(timeout=-1 if in_use is None else 0)
     except Timeout:
-        raise UserError(in_use) from None
+        raise UserError(f"{in_use}{gone}") from None
     except (OSError, NotImplementedError) as error:
         raise UserError(f"{path} can't be locked ({error}); choose a folder on a file system that has locks") from None
     try:

@@ -127,6 +127,15 @@ def test_a_trial_that_died_with_its_sweep_is_run_again_where_no_lock_can_be_inhe
     assert [record["state"] for record in records] == ["fail", "complete"]
 
 
+def test_without_what_windows_lacks_ctrl_c_lets_a_sweeps_trial_save(tmp_path, held_sweep):
+    process = held_sweep(**WINDOWS)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130, (tmp_path / "out.txt").read_text()
+    assert summary_of(tmp_path / "runs/s-0") == {"status": "interrupted"}
+    (record, *_) = json.loads((tmp_path / "runs/sweeps/s/trials.json").read_text())
+    assert record["error"] == "interrupted, run again as trial 1"
+
+
 # --- clusters and containers ------------------------------------------------------------------------------------------
 
 
@@ -155,3 +164,40 @@ def test_on_a_file_system_without_locks_a_run_trains_and_is_one_processs_at_a_ti
     done = run_script("train.py", "--resume", "run", "--max_minutes", 1e-9, cwd=tmp_path, env=env, status=124)
     assert "Warning" not in done.stderr
     assert RunFolder(run).read_summary().status == "interrupted"
+
+
+def test_on_a_slow_file_system_a_run_trains(tmp_path):
+    env = script_environment(tmp_path, TEST_SYSTEM="slow_flock")
+    run_script("train.py", *SMALL, "--run_id", "run", cwd=tmp_path, env=env)
+    assert not list(tmp_path.rglob("*-holder"))
+
+
+def executable(path: Path, *lines: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+
+
+def test_the_job_script_goes_on_until_the_run_has_finished(tmp_path):
+    """docs/cluster.md's own, with other flags. `srun` runs what it is given, `scontrol` is noted."""
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    script = page.partition("```bash\n")[2].partition("```")[0]
+    flags, limit = "--preset best", "--max_minutes 225"
+    assert script.count(flags) == script.count(limit) == 1
+    script = script.replace(flags, " ".join(map(str, SMALL)))
+    executable(tmp_path / "bin" / "srun", 'exec "$@"')
+    executable(tmp_path / "bin" / "python", f'exec "{sys.executable}" "$@"')
+    executable(tmp_path / "bin" / "scontrol", f'echo "$@" >> "{tmp_path}/scontrol.txt"')
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    env = script_environment(tmp_path, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(tmp_path))
+    env["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{env['PATH']}"
+
+    def job(text: str) -> str:
+        done = subprocess.run(["bash", "-c", text], cwd="/", env=env, capture_output=True, text=True, timeout=PATIENCE)
+        assert "Traceback" not in done.stderr, done.stderr
+        return summary_of(tmp_path / "runs" / "job-7")["status"]
+
+    for _ in range(2):
+        assert job(script.replace(limit, "--max_minutes 1e-9")) == "interrupted"
+    assert job(script) == "finished"
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n" * 2

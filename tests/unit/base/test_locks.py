@@ -100,13 +100,13 @@ def test_on_a_file_system_without_locks_one_process_at_a_time_comes_in_all_the_s
     holder = hold(path, no_flock(number))
     try:
         for _ in range(2):
-            with pytest.raises(UserError, match="^taken$"), locked(path, "taken"):
+            with pytest.raises(UserError, match="^taken"), locked(path, "taken"):
                 pass
     finally:
         holder.kill()
         holder.communicate()
     for _ in range(2):
-        with locked(path, "taken"), pytest.raises(UserError, match="^taken$"), locked(path, "taken"):
+        with locked(path, "taken"), pytest.raises(UserError, match="^taken"), locked(path, "taken"):
             pass
 
 
