@@ -33,7 +33,7 @@ def locked(path: Path, in_use: str | None = None) -> Iterator[None]:
     Errors: `UserError` with `in_use`, or where no lock can be had.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    gone = ""
+    gone, patience = "", 0.0
     try:
         if has_locks(path.parent):
             lock: BaseFileLock = FileLock(path)
@@ -42,7 +42,8 @@ def locked(path: Path, in_use: str | None = None) -> Iterator[None]:
             gone = (
                 f" (this file system has no locks: if the other was on a machine that is gone, delete {lock.lock_file})"
             )
-        lock.acquire(timeout=-1 if in_use is None else 0)
+            patience = 1.0  # filelock before version 4 removes a dead holder's file at one look, and comes in at the next
+        lock.acquire(timeout=-1 if in_use is None else patience)
     except Timeout:
         raise UserError(f"{in_use}{gone}") from None
     except (OSError, NotImplementedError) as error:

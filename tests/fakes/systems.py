@@ -1,11 +1,11 @@
 """What a process finds elsewhere than on a developer's Linux: called at its start by tests/fakes/tiny/sitecustomize.py."""
 
+import ctypes
 import errno
 import os
 import signal
 import subprocess
 import sys
-import time
 
 
 def windows() -> None:
@@ -23,10 +23,16 @@ def windows() -> None:
     kill = os.kill
 
     def windows_kill(pid: int, number: int) -> None:
-        """As there: everything but the console's events ends the process, 0 included."""
-        kill(pid, signal.SIGBREAK if number == signal.CTRL_BREAK_EVENT else 9)
+        """As there: everything but the console's events ends the process, 0 included. A library that asks because this is no Windows
+        by `sys.platform` gets its answer."""
+        if number == 0 and "site-packages" in sys._getframe(1).f_code.co_filename:
+            kill(pid, 0)
+        else:
+            kill(pid, number if number == signal.CTRL_BREAK_EVENT else 9)
 
     os.kill = windows_kill
+    ctypes.WinDLL = lambda name, use_last_error: Kernel32(kill)
+    ctypes.get_last_error = lambda: 87  # there is no such process
     replace, refused = os.replace, set()
 
     def windows_replace(source: str, target: str) -> None:
@@ -42,6 +48,26 @@ def windows() -> None:
     os.replace = windows_replace
 
 
+class Kernel32:
+    """What Windows offers to ask for a process."""
+
+    def __init__(self, kill) -> None:
+        def open_process(access: int, inherit: bool, pid) -> int:
+            try:
+                kill(pid.value, 0)
+            except ProcessLookupError:
+                return 0
+            return pid.value
+
+        self.OpenProcess = open_process
+
+    def WaitForSingleObject(self, handle, milliseconds: int) -> int:
+        return 0x102
+
+    def CloseHandle(self, handle) -> None:
+        pass
+
+
 def without_flock() -> None:
     """A file system that can't lock, by the error in TEST_FLOCK_ERROR."""
     import fcntl
@@ -51,19 +77,6 @@ def without_flock() -> None:
         raise OSError(number, os.strerror(number))
 
     fcntl.flock = flock
-
-
-def slow_flock() -> None:
-    """A file system whose locks take long, as over a network."""
-    import fcntl
-
-    flock = fcntl.flock
-
-    def slow(file: object, operation: int) -> None:
-        time.sleep(1.5)
-        flock(file, operation)
-
-    fcntl.flock = slow
 
 
 def nobody() -> None:

@@ -87,7 +87,7 @@ def held_sweep(tmp_path):
 SYSTEMS = [
     WINDOWS,
     {"TEST_SYSTEM": "without_flock", "TEST_FLOCK_ERROR": "ENOSYS"},
-    {"TEST_SYSTEM": "without_flock", "TEST_FLOCK_ERROR": "EOPNOTSUPP"},
+    pytest.param({"TEST_SYSTEM": "without_flock", "TEST_FLOCK_ERROR": "EOPNOTSUPP"}, marks=pytest.mark.slow),
 ]
 
 
@@ -148,7 +148,7 @@ def test_without_a_home_a_run_trains_is_evaluated_and_leaves_no_folder_named_til
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "tmp"]
 
 
-@pytest.mark.parametrize("error", ["ENOSYS", "EOPNOTSUPP"])
+@pytest.mark.parametrize("error", ["ENOSYS", pytest.param("EOPNOTSUPP", marks=pytest.mark.slow)])
 def test_on_a_file_system_without_locks_a_run_trains_and_is_one_processs_at_a_time(error, tmp_path):
     env = script_environment(tmp_path, TEST_SYSTEM="without_flock", TEST_FLOCK_ERROR=error)
     run = tmp_path / "runs" / "run"
@@ -164,12 +164,6 @@ def test_on_a_file_system_without_locks_a_run_trains_and_is_one_processs_at_a_ti
     done = run_script("train.py", "--resume", "run", "--max_minutes", 1e-9, cwd=tmp_path, env=env, status=124)
     assert "Warning" not in done.stderr
     assert RunFolder(run).read_summary().status == "interrupted"
-
-
-def test_on_a_slow_file_system_a_run_trains(tmp_path):
-    env = script_environment(tmp_path, TEST_SYSTEM="slow_flock")
-    run_script("train.py", *SMALL, "--run_id", "run", cwd=tmp_path, env=env)
-    assert not list(tmp_path.rglob("*-holder"))
 
 
 def executable(path: Path, *lines: str) -> None:

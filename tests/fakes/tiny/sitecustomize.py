@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-WATCHED = {"common.model.build", "common.data.load"}
+WATCHED = {"common.model.build", "common.data.load", "common.base.locks"}
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # tests/fakes/, behind all others
 
 
@@ -34,7 +34,9 @@ def changed(module) -> None:
         from tiny_models import tiny_architectures
 
         module.ARCHITECTURES.update(tiny_architectures())
-    if os.environ.get("TEST_DOWNLOADS"):
+    if module.__name__ == "common.base.locks":
+        module.WINDOWS = os.environ.get("TEST_SYSTEM") == "windows"
+    elif os.environ.get("TEST_DOWNLOADS"):
         from archives import patch_from_environment
 
         patch_from_environment()
