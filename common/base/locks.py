@@ -42,7 +42,9 @@ def locked(path: Path, in_use: str | None = None) -> Iterator[None]:
             gone = (
                 f" (this file system has no locks: if the other was on a machine that is gone, delete {lock.lock_file})"
             )
-            patience = 1.0  # filelock before version 4 removes a dead holder's file at one look, and comes in at the next
+            patience = (
+                1.0  # filelock before version 4 removes a dead holder's file at one look, and comes in at the next
+            )
         lock.acquire(timeout=-1 if in_use is None else patience)
     except Timeout:
         raise UserError(f"{in_use}{gone}") from None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from common.base.errors import UserError
+from common.base.errors import UserError, first_line
 from common.base.text import printable
 
 T = TypeVar("T")
@@ -138,9 +138,15 @@ def process_group(device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     elif os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's caution, which leaves most cores idle
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        torch.set_num_threads(max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
     # Flags and Python objects travel over gloo, so that no GPU is waited for.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:  # a port in use, a host that is not known
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"the processes can't meet at MASTER_ADDR:MASTER_PORT, {printable(where)}: {printable(first_line(error), 200)}"
+        ) from None
     try:
         if device.type == "cuda":
             require_own_gpus(device)
@@ -152,6 +158,7 @@ def process_group(device: torch.device) -> Iterator[Processes]:
 def require_torchruns_variables() -> None:
     """Errors: `UserError` naming the variable that is missing or no number, which torch would tell in a traceback, or wait for."""
     team = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    team["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", "1")
     advice = "start the processes with torchrun, which sets them all; or unset RANK to train with this process alone"
     for name, value in team.items():
         if not value:

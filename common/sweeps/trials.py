@@ -38,9 +38,8 @@ from common.sweeps.file import Sweep, flags
 # On Windows `terminate` would end the trial unsaved. Its Ctrl-Break reaches one process alone only if that began a group.
 STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-PROCESSES = (
-    "processes"  # in Optuna's record of a trial: the machine, and the ids of the sweep's process and of the trial's
-)
+# In Optuna's record of a trial: the machine, and the ids of the sweep's process and of the trial's.
+PROCESSES = "processes"
 
 
 @dataclass
@@ -94,7 +93,8 @@ class LocalSweep:
             return optuna.create_study(
                 # Opened by hand: in SQLAlchemy's URL a path's own ?, # and % would mean something else.
                 storage=optuna.storages.RDBStorage(
-                    "sqlite:///study.db", engine_kwargs={"creator": partial(sqlite3.connect, database, timeout=60)}
+                    "sqlite:///study.db",
+                    engine_kwargs={"creator": partial(sqlite3.connect, database, timeout=60, check_same_thread=False)},
                 ),
                 study_name=self.id,
                 direction=self.sweep.goal,

@@ -1,5 +1,6 @@
 """Two processes on one machine compute what one does: BatchNorm, gradients, sums, and what they agree on."""
 
+import socket
 from functools import partial
 from types import SimpleNamespace
 
@@ -115,6 +116,7 @@ TORCHRUNS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER
         ({"RANK": "-1"}, "RANK is '-1', but must be a whole number"),
         ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE is '2.0', but must be a whole number"),
         ({"MASTER_PORT": "http\x1b[2J"}, r"MASTER_PORT is 'http\?\[2J'"),
+        ({"LOCAL_WORLD_SIZE": "all"}, "LOCAL_WORLD_SIZE is 'all', but must be a whole number"),
         ({"RANK": "2"}, "RANK 2, WORLD_SIZE 2 and MASTER_PORT 29500 don't fit"),
         ({"MASTER_PORT": "65536"}, "MASTER_PORT 65536 don't fit"),
     ],
@@ -124,6 +126,19 @@ def test_torchruns_variables_in_part_are_told_in_a_line(changes, named, monkeypa
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"{named}.*torchrun") as error, process_group(torch.device("cpu")):
         pass
+    assert "\n" not in str(error.value)
+
+
+def test_processes_that_cant_meet_are_told_in_a_line(monkeypatch):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in {**TORCHRUNS, "WORLD_SIZE": "1", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(UserError, match=f"can't meet .* localhost:{port}") as error,
+            process_group(torch.device("cpu")),
+        ):
+            pass
     assert "\n" not in str(error.value)
 
 
