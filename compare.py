@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from common.base.checked import PathText
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import RUNS_DIR
@@ -22,11 +23,11 @@ from common.config import RUNS_DIR
 
 @dataclass(frozen=True)
 class CompareConfig:
-    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    a: Annotated[PathText, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
     """A group, or a run by id or folder."""
-    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    b: Annotated[PathText, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Another."""
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
 
 

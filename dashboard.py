@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.base.checked import PathText
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import RUNS_DIR
@@ -18,9 +19,9 @@ from common.config import RUNS_DIR
 
 @dataclass(frozen=True)
 class DashboardConfig:
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders, or one run folder."""
-    output: str = "dashboard.html"
+    output: PathText = "dashboard.html"
     """The page to write. An existing file is replaced only if it is a dashboard."""
     watch: bool = False
     """Build the page again whenever a run changes, until Ctrl-C; an open page reloads itself."""

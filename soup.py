@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from common.base.checked import PathText
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import SoupSettings
@@ -18,7 +19,7 @@ from common.config import SoupSettings
 
 @dataclass(frozen=True)
 class SoupConfig(SoupSettings):
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[PathText, ...], tyro.conf.Positional] = ()
     """Ids or folders of the runs: two or more, of one architecture, image size, data and split."""
 
 

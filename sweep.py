@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 from annotated_types import Ge
 
-from common.base.checked import Checked
+from common.base.checked import Checked, PathText
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import RUNS_DIR
@@ -24,7 +24,7 @@ from common.config import RUNS_DIR
 
 @dataclass(frozen=True)
 class SweepConfig(Checked):
-    file: tyro.conf.Positional[str] = "sweep.yaml"
+    file: tyro.conf.Positional[PathText] = "sweep.yaml"
     """The sweep, as `wandb sweep` takes it."""
     count: Annotated[int, Ge(1)] | None = None
     """Trials in all, those of an earlier call included. None: the whole grid, or the file's run_cap."""
@@ -32,7 +32,7 @@ class SweepConfig(Checked):
     """Trials at the same time. They share the device; for another GPU, start another sweep.py with the same --sweep_id."""
     sweep_id: str | None = None
     """Name of the sweep's folder in runs_dir/sweeps and of its W&B group. None: date, time and four letters."""
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from common.base.checked import PathText
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import RUNS_DIR
@@ -20,9 +21,9 @@ from common.config import RUNS_DIR
 
 @dataclass(frozen=True)
 class SyncConfig:
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[PathText, ...], tyro.conf.Positional] = ()
     """Ids or folders of the runs. None given: all in runs_dir."""
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
 
 

@@ -28,7 +28,7 @@ def start(config: TrainConfig) -> int:
 
 
 def main(config: TrainConfig) -> int:
-    """→ exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the run early, its state saved."""
+    """→ exit status: 0, or 130, 143, 129 or 124 when Ctrl-C, SIGTERM, SIGHUP or --max_minutes ended the run early, its state saved."""
     from common.training.prepare import open_run
 
     with open_run(config) as run:
@@ -38,7 +38,7 @@ def main(config: TrainConfig) -> int:
 
 
 def fit(run: "Run") -> None:
-    """Trains until the last step, or until a signal; in either case `last.pt` is then up to date."""
+    """Trains until the last step, a signal, or the limit in time; in each case `last.pt` is then up to date."""
     with run.saved_when_interrupted():
         while not run.ended:
             train_epoch(run)

@@ -1,12 +1,15 @@
 """The command line → a config. Imports no torch: `--help` answers at once."""
 
+import dataclasses
 import sys
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import tyro
 
+from common.base.checked import hints_of, names_paths
 from common.base.errors import UserError
-from common.config import MAY_CHANGE_ON_RESUME, PRESETS, RUNS_DIR, TrainConfig, as_dict
+from common.base.home import expanded, provide_home
+from common.config import MAY_CHANGE_ON_RESUME, PRESETS, RUNS_DIR, Group, TrainConfig, as_dict
 
 Config = TypeVar("Config")
 
@@ -14,11 +17,12 @@ Config = TypeVar("Config")
 def parse(
     cls: type[Config], default: Config | None = None, argv: list[str] | None = None, description: str = ""
 ) -> Config:
-    """The command line as a `cls`; `--help` shows `default`'s values. Every flag takes a value, as W&B's agent gives it.
+    """The command line as a `cls`; `--help` shows `default`'s values. Every flag takes a value, as W&B's agent gives it, and every path
+    may begin with `~`.
 
-    Errors: tyro's own box on stderr, also for a value out of range, and exit status 2.
+    Errors: tyro's own box on stderr, also for a value out of range, and exit status 2; `UserError` for a home that nobody has.
     """
-    return tyro.cli(
+    config = tyro.cli(
         cls,
         default=cast(Config, default),
         args=argv,
@@ -26,6 +30,23 @@ def parse(
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
+    config = _with_homes(config, default)
+    provide_home()
+    return config
+
+
+def _with_homes(config: Any, default: Any) -> Any:
+    """`config` with `~` expanded in the paths that the command line gave: those unlike `default`'s."""
+    changes, kind = {}, cast(Any, type(config))
+    for name, hint in hints_of(kind).items():
+        value, before = getattr(config, name), getattr(default, name, None)
+        if isinstance(value, Group):
+            changes[name] = _with_homes(value, before)
+        elif value and value != before and names_paths(hint):
+            paths = [value] if isinstance(value, str) else value
+            found = tuple(expanded(path, f"--{name}") for path in paths)
+            changes[name] = found[0] if isinstance(value, str) else found
+    return dataclasses.replace(config, **changes) if changes else config
 
 
 def parse_train(argv: list[str] | None = None, description: str = "") -> TrainConfig:
@@ -37,7 +58,8 @@ def parse_train(argv: list[str] | None = None, description: str = "") -> TrainCo
     from common.runs.find import find_run
     from common.runs.folder import load_config
 
-    folder = find_run(_value_of("runs_dir", argv) or RUNS_DIR, resume, "--resume")
+    runs_dir = expanded(_value_of("runs_dir", argv) or RUNS_DIR, "--runs_dir")
+    folder = find_run(runs_dir, expanded(resume, "--resume"), "--resume")
     if folder.read_summary().job_type == "soup":
         raise UserError(
             f"--resume {folder.id}: a soup was not trained, so there is nothing to go on with; begin a new run"

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from common.base.checked import Checked, hints_of, in_words
+from common.base.checked import Checked, PathText, hints_of, in_words
 from common.base.errors import UserError
 
 DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
@@ -84,7 +84,7 @@ class Model(Group):
 
     model: MODELS = "resnext50_32x4d"
     """Architecture from torchvision; ResNeXt-50 (32x4d) has cardinality 32 and width 4 a group."""
-    weights: str = "IMAGENET1K_V2"
+    weights: PathText = "IMAGENET1K_V2"
     """IMAGENET1K_V2, IMAGENET1K_V1, none (random), or a path to a .pth or .safetensors file."""
     finetune: Literal["full", "partial", "head"] = "full"
     """What is trained: everything, the last two stages and the head, or the head alone (feature extraction)."""
@@ -156,7 +156,7 @@ class Place(Group):
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     """Where the data lies or is downloaded to. None: ./data (digits come with scikit-learn)."""
     feature_cache: Literal["memory", "file"] = "memory"
     """Where features are kept. `file`: in the cache folder (FINETUNE_CACHE) as well, so that the next run with the same backbone,
@@ -200,16 +200,18 @@ class Identity(Group):
 
 @dataclass(frozen=True)
 class RunSettings(Group):
-    """Where its folder lies, the run to go on with, and those it belongs together with."""
+    """Where its folder lies, the run to go on with, how long this process may take, and those it belongs together with."""
 
     may_change_on_resume = True
     sets_apart = False
     in_sweeps = False  # a sweep sets them: they keep its trials apart, and together
 
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
-    resume: str | None = None
+    resume: PathText | None = None
     """Run id or folder to go on with, exactly where it stopped."""
+    max_minutes: Positive | None = None
+    """Stop after so many minutes, saved as by Ctrl-C, with exit status 124; --resume then goes on. For a scheduler's limit in time."""
     group: str | None = None
     """W&B group. None: WANDB_RUN_GROUP, or with several seeds the runs' common name."""
 
@@ -341,18 +343,18 @@ PRESETS: dict[str, TrainConfig] = {
 class CheckpointConfig(Checked):
     """Which weights, and which images to look at with them."""
 
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
     """A file, a run id or folder, or an artifact such as resnext50_32x4d-cifar100:best; evaluate.py takes a group as well.
     None: the newest run's best."""
     split: Literal["test", "validation"] = "test"
     """Which images."""
     dataset: DATASETS | None = None
     """None: what the checkpoint was trained on."""
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     """None: where the checkpoint's data was."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
     project: str | None = None
     """W&B project. None: the run's."""
@@ -369,7 +371,7 @@ class CheckpointConfig(Checked):
 
 @dataclass(frozen=True)
 class EvaluateConfig(CheckpointConfig):
-    compare: str | None = None
+    compare: PathText | None = None
     """Another run whose evaluation is set beside this one."""
     batch_size: Annotated[int, Ge(1)] = 64
     """Images at a time."""
@@ -385,7 +387,7 @@ class VisualizeConfig(CheckpointConfig):
     """`random` = one batch, as in the lab; `errors` = the most confident mistakes; `class` = one row a class."""
     count: Annotated[int, Interval(ge=1, le=100)] = 16
     """Number of images; with which=class, images a class."""
-    images: tuple[str, ...] = ()
+    images: tuple[PathText, ...] = ()
     """Your own photos to predict instead."""
     explain: bool = False
     """Overlay Grad-CAM: where the model looked."""
@@ -397,9 +399,9 @@ class VisualizeConfig(CheckpointConfig):
 class SoupSettings(Checked):
     """How runs are averaged into one."""
 
-    runs: tuple[str, ...] = ()
+    runs: tuple[PathText, ...] = ()
     """Ids or folders of the runs: two or more, of one architecture, image size, data and split."""
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     """None: where the best run's data was."""
     batch_size: Annotated[int, Ge(1)] = 64
     """Images at a time."""
@@ -409,7 +411,7 @@ class SoupSettings(Checked):
     """auto, cpu, cuda, cuda:N or mps."""
     run_id: str | None = None
     """Name of the run folder and the W&B run. None: soup, date, time and four letters."""
-    runs_dir: str = RUNS_DIR
+    runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
 
 

@@ -13,6 +13,10 @@ from typing import Annotated, Any, Literal
 
 from common.base.errors import UserError
 
+PATH = "a path"
+PathText = Annotated[str, PATH]
+"""Text that names a file or a folder, or may do so."""
+
 
 class Checked:
     """A dataclass whose fields hold what their annotations say. Errors: `UserError` naming the flag and what is allowed."""
@@ -30,6 +34,11 @@ def hints_of(cls: Any) -> dict[str, Any]:
     """Field name → its annotation."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {entry.name: hints[entry.name] for entry in dataclasses.fields(cls)}
+
+
+def names_paths(hint: Any) -> bool:
+    """Whether what `hint` allows is `PathText`, or several of them."""
+    return PATH in getattr(hint, "__metadata__", ()) or any(map(names_paths, typing.get_args(hint)))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -66,6 +75,8 @@ def in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is tuple:
         return "a list of words"
+    if origin is Annotated and arguments[0] is str:
+        return in_words(str)
     if origin is Annotated:
         kind = "a whole number, " if arguments[0] is int else "a number, "
         return kind + " ".join(map(_range_in_words, arguments[1:]))

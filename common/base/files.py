@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 import platformdirs
 
 from common.base.errors import RunError, UserError
+from common.base.home import expanded
+
+READ_SECONDS = 10.0  # that a reader may hold a file which is to be replaced
+IN_USE_ON_WINDOWS = (5, 32)  # access denied, sharing violation
 
 
 @contextlib.contextmanager
@@ -29,10 +34,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """`os.replace`. Windows refuses it while another process, such as the dashboard, a virus scanner or a backup, has the file open,
+    which is soon over: `READ_SECONDS`."""
+    until = time.monotonic() + READ_SECONDS
+    while True:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in IN_USE_ON_WINDOWS or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -142,4 +160,8 @@ def safe_name(text: str, flag: str) -> str:
 def cache_folder() -> Path:
     """`FINETUNE_CACHE`, or the system's folder for caches: ~/.cache/resnext-finetuning on Linux."""
     given = os.environ.get("FINETUNE_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("resnext-finetuning", appauthor=False)
+    return (
+        Path(expanded(given, "FINETUNE_CACHE"))
+        if given
+        else platformdirs.user_cache_path("resnext-finetuning", appauthor=False)
+    )

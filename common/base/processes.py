@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from common.base.errors import UserError
+from common.base.errors import UserError, first_line
+from common.base.text import printable
 
 T = TypeVar("T")
 
@@ -51,9 +52,17 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers, on each of them. Waits for no GPU."""
+        if self.world == 1:
+            return number
+        shared = torch.tensor(number)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process, so that all leave a loop at the same step. Waits for no GPU."""
-        return flag if self.world == 1 else bool(self.sum(torch.tensor(int(flag))))
+        return bool(self.largest(int(flag)))
 
     def gather(self, mine: Tensor) -> Tensor:
         """The rows of all processes, on the CPU of each; in order of rank."""
@@ -119,23 +128,46 @@ class _Sum(torch.autograd.Function):
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
-    """The processes that `torchrun` has started, joined, or this one alone."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    """The processes that `torchrun` has started, joined, or this one alone. Errors: `UserError` when the variables that `torchrun` sets
+    are there in part."""
+    if "RANK" not in os.environ:
         yield Processes()
         return
+    require_torchruns_variables()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's caution, which leaves most cores idle
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        torch.set_num_threads(max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
     # Flags and Python objects travel over gloo, so that no GPU is waited for.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:  # a port in use, a host that is not known
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"the processes can't meet at MASTER_ADDR:MASTER_PORT, {printable(where)}: {printable(first_line(error), 200)}"
+        ) from None
     try:
         if device.type == "cuda":
             require_own_gpus(device)
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def require_torchruns_variables() -> None:
+    """Errors: `UserError` naming the variable that is missing or no number, which torch would tell in a traceback, or wait for."""
+    team = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    team["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    advice = "start the processes with torchrun, which sets them all; or unset RANK to train with this process alone"
+    for name, value in team.items():
+        if not value:
+            raise UserError(f"the variable RANK is set, and {name} is not: {advice}")
+        if name != "MASTER_ADDR" and not (value.isascii() and value.isdigit()):
+            raise UserError(f"the variable {name} is {printable(value)!r}, but must be a whole number: {advice}")
+    rank, world, port = (int(team[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if rank >= world or port > 65535:
+        raise UserError(f"the variables RANK {rank}, WORLD_SIZE {world} and MASTER_PORT {port} don't fit: {advice}")
 
 
 def require_own_gpus(device: torch.device) -> None:

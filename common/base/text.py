@@ -1,6 +1,7 @@
 """Text for a person: a table, a command, and an error in one line."""
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Collection, Iterable, Sequence
@@ -15,9 +16,17 @@ def markdown_table(
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [header, rule, *rows])
 
 
-def command_line(words: Sequence[str]) -> str:
+def command_line(words: Sequence[str], windows: bool = os.name == "nt") -> str:
     """A command to paste into this system's shell, quoted where it must be."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return " ".join(map(_quoted_for_windows, words)) if windows else shlex.join(words)
+
+
+def _quoted_for_windows(word: str) -> str:
+    """For cmd.exe and PowerShell alike, in which more than spaces must stand in quotes. What both expand within them, each its own,
+    stays: %NAME% and $NAME."""
+    if re.fullmatch(r"[\w./\\:+=-]+", word):
+        return word
+    return '"' + subprocess.list2cmdline([f" {word}"])[2:]  # the space makes it quote any word
 
 
 def one_line(text: object, longest: int) -> str:

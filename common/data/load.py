@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.base.errors import UserError
+from common.base.home import expanded
 from common.data.cifar import load_cifar
 from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
@@ -31,4 +32,4 @@ def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int)
     """
     if name not in LOADERS:
         raise UserError(f"--dataset is {name!r}: allowed are {', '.join(LOADERS)}")
-    return LOADERS[name](None if data_dir is None else Path(data_dir).expanduser(), split, image_size)
+    return LOADERS[name](None if data_dir is None else Path(expanded(data_dir, "--data_dir")), split, image_size)

@@ -11,6 +11,7 @@ from torchvision import models
 
 from common.base.download import network_timeout
 from common.base.errors import UserError, first_line
+from common.base.home import expanded
 from common.model.weights import load_into
 
 
@@ -26,7 +27,7 @@ def load_backbone(model: nn.Module, state: dict[str, torch.Tensor], source: str)
 
 def read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
     if weights.endswith((".pth", ".pt", ".safetensors")) or os.path.sep in weights:
-        return _read_weights_file(Path(weights).expanduser())
+        return _read_weights_file(Path(expanded(weights, "--weights")))
     published = models.get_model_weights(name)
     allowed = [entry.name for entry in published]
     if weights not in allowed:

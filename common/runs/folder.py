@@ -15,7 +15,7 @@ import yaml
 
 from common.base.errors import UserError
 from common.base.files import read_json, read_json_lines, safe_name, write_atomic, write_json
-from common.base.locks import locked
+from common.base.locks import lives, locked
 from common.base.records import read_record, write_record
 from common.base.text import command_line
 from common.config import RUNS_DIR, TrainConfig, as_dict
@@ -105,7 +105,7 @@ class RunFolder:
         """Removes what processes that were killed were writing: temporary files, which have the process's id in their name."""
         for path in (*self.path.glob(".*.tmp*"), *self.last.parent.glob(".*.tmp*")):
             owner = path.name.split(".")[-3 if path.suffix != ".tmp" else -2].partition("-")[0]
-            if owner.isdigit() and not _alive(int(owner)):
+            if owner.isdigit() and not lives(int(owner)):
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -156,12 +156,17 @@ def plan_run(runs_dir: str, run_id: str | None) -> RunFolder:
     folder = RunFolder(Path(runs_dir) / chosen)
     if chosen == SWEEPS:
         raise UserError(f"--run_id is {SWEEPS}, but {folder.path} is the folder of the sweeps; choose another id")
-    if folder.config.exists():
-        raise UserError(
-            f"--run_id {chosen} is taken: {folder.path} holds a run; go on with --resume {chosen}, or choose another id"
-        )
+    require_free(folder)
     check_writable(Path(runs_dir), "--runs_dir")
     return folder
+
+
+def require_free(folder: RunFolder) -> None:
+    """Errors: `UserError` when the folder holds a run. Only under its lock does the answer last."""
+    if folder.config.exists():
+        raise UserError(
+            f"--run_id {folder.id} is taken: {folder.path} holds a run; go on with --resume {folder.id}, or choose another id"
+        )
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -194,7 +199,7 @@ def mark_running(folder: RunFolder) -> None:
 
 
 def save_config(folder: RunFolder, config: TrainConfig) -> None:
-    values = as_dict(config.replace(run_id=folder.id, resume=None))
+    values = as_dict(config.replace(run_id=folder.id, resume=None, max_minutes=None))  # a process's, not the run's
     write_atomic(folder.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
@@ -212,21 +217,9 @@ def load_config(folder: RunFolder) -> TrainConfig:
 def run_state(folder: RunFolder) -> str:
     """`finished`, `interrupted`, `failed`, `running`, `crashed`, or `unknown` for a folder without a summary."""
     summary = folder.read_summary()
-    if summary.status == "running" and summary.host == socket.gethostname() and not _alive(summary.pid or 0):
+    if summary.status == "running" and summary.host == socket.gethostname() and not lives(summary.pid or 0):
         return "crashed"
     return summary.status
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":  # where signal 0 is Ctrl-C
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:

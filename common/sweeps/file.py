@@ -98,7 +98,7 @@ class Sweep:
     def command_line(self, values: dict[str, Any]) -> list[str]:
         """What W&B's agent would run, by this Python."""
         macros = {
-            "${env}": ["/usr/bin/env"],
+            "${env}": ["/usr/bin/env"] if Path("/usr/bin/env").exists() else [],  # none on Windows, as with the agent
             "${interpreter}": [sys.executable],
             "${program}": [self.program],
             "${args}": flags(values),
@@ -126,7 +126,7 @@ def flags(values: dict[str, Any]) -> list[str]:
 def read_sweep(path: Path) -> Sweep:
     """Errors: `UserError` naming the file and the key, before anything is run or written."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         spec = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} can't be read as a sweep: {error}") from None

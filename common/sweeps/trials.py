@@ -5,15 +5,21 @@ processes may share), trials.json (the same for people and for the dashboard) an
 run `runs/<sweep-id>-3/`.
 
 Whether a trial is alive is asked of its log: the process that runs the sweep locks it, the trial inherits the lock with
-its output, and the kernel lets go when the last of the two has ended, however that came about.
+its output, and the kernel lets go when the last of the two has ended, however that came about. Where no lock can be inherited, on
+Windows and on some file systems, it is asked of the two processes' ids, which are in Optuna's record.
 """
 
 import itertools
 import math
 import os
 import re
+import signal
+import socket
+import sqlite3
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +29,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.base.errors import UserError
 from common.base.files import write_atomic, write_json
-from common.base.locks import locked
+from common.base.locks import lives, lock_for_heirs, locked
 from common.config import RUNS_DIR
 from common.runs.folder import RunFolder, read_metrics, run_state, sweep_folder
 from common.runs.records import TrialRecord
 from common.sweeps.file import Sweep, flags
+
+# On Windows `terminate` would end the trial unsaved. Its Ctrl-Break reaches one process alone only if that began a group.
+STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+# In Optuna's record of a trial: the machine, and the ids of the sweep's process and of the trial's.
+PROCESSES = "processes"
 
 
 @dataclass
@@ -50,7 +62,10 @@ class LocalTrial:
 
     def stop(self) -> None:
         self.stops += 1
-        self.process.terminate()
+        try:
+            self.process.send_signal(STOP)
+        except OSError:  # on Windows without a console
+            self.process.terminate()
 
 
 class LocalSweep:
@@ -64,7 +79,7 @@ class LocalSweep:
             copy = self.folder.settings
             if not copy.exists():
                 write_atomic(copy, sweep.text)
-            elif yaml.safe_load(copy.read_text()) != yaml.safe_load(sweep.text):
+            elif yaml.safe_load(copy.read_text(encoding="utf-8")) != yaml.safe_load(sweep.text):
                 raise UserError(
                     f"--sweep_id {sweep_id} was begun with other settings: go on with {copy}, or choose another id"
                 )
@@ -76,8 +91,10 @@ class LocalSweep:
         database = self.folder.study.resolve()
         try:
             return optuna.create_study(
+                # Opened by hand: in SQLAlchemy's URL a path's own ?, # and % would mean something else.
                 storage=optuna.storages.RDBStorage(
-                    f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
+                    "sqlite:///study.db",
+                    engine_kwargs={"creator": partial(sqlite3.connect, database, timeout=60, check_same_thread=False)},
                 ),
                 study_name=self.id,
                 direction=self.sweep.goal,
@@ -112,6 +129,7 @@ class LocalSweep:
             trial = self.study.ask({name: parameter.distribution for name, parameter in self.sweep.parameters.items()})
             log = self._claim(trial.number)
             assert log is not None, "a new trial's log is nobody's"
+            trial.set_user_attr(PROCESSES, [socket.gethostname(), os.getpid()])
         values = self.sweep.values(trial.params)
         process = subprocess.Popen(
             self._command_line(values),
@@ -120,7 +138,9 @@ class LocalSweep:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the sweep, which tells its trials once
+            creationflags=OWN_GROUP,  # the same on Windows
         )
+        trial.set_user_attr(PROCESSES, [socket.gethostname(), os.getpid(), process.pid])
         return LocalTrial(trial, self.run_folder(trial.number), values, process, log)
 
     def _command_line(self, values: dict[str, Any]) -> list[str]:
@@ -134,16 +154,17 @@ class LocalSweep:
         ours = {"WANDB_RUN_ID": self.run_folder(number).id, "WANDB_RUN_GROUP": self.id}
         return {**self.sweep.environment, **inherited, **ours}
 
-    def _claim(self, number: int) -> BinaryIO | None:
-        """The trial's log, locked for as long as it or a process that inherits it is open. None: the trial is alive."""
-        try:
-            import fcntl  # by hand, since no library hands a lock on to a child process
-        except ImportError:
-            raise UserError("sweep.py needs Linux or macOS; on Windows use WSL, or `wandb sweep`") from None
+    def _claim(self, number: int, processes: Sequence[Any] = ()) -> BinaryIO | None:
+        """The trial's log, locked for as long as it or a process that inherits it is open. None: the trial is alive.
+
+        Args:
+            processes: what Optuna's record says of them, for where there are no such locks.
+        """
         log = open(self.folder.log(number), "ab")
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        free = lock_for_heirs(log)
+        if free is None:
+            free = not _alive(processes)
+        if not free:
             log.close()
             return None
         return log
@@ -151,7 +172,7 @@ class LocalSweep:
     def _settle_the_dead(self) -> None:
         """Trials whose sweep process has died: done where the run finished by itself, else to be run again."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            log = self._claim(trial.number)
+            log = self._claim(trial.number, trial.user_attrs.get(PROCESSES, ()))
             if log is not None:
                 with log:
                     history = self.history(trial.number)
@@ -253,8 +274,14 @@ def _retried(trials: list[FrozenTrial]) -> dict[int, int]:
     return {trial.user_attrs["retry_of"]: trial.number for trial in trials if "retry_of" in trial.user_attrs}
 
 
+def _alive(processes: Sequence[Any]) -> bool:
+    """Whether a trial's processes live, the sweep's included; on another machine nobody can tell, so that they count as alive."""
+    host, *pids = processes or [None]
+    return bool(pids) and (host != socket.gethostname() or any(map(lives, pids)))
+
+
 def _last_error(log: Path) -> str:
     """The last line that reads as an error, else the last line. Progress bars end theirs with a carriage return."""
-    lines = [line for line in re.split(r"[\r\n]+", log.read_text(errors="replace")) if line.strip()]
+    lines = [line for line in re.split(r"[\r\n]+", log.read_text("utf-8", "replace")) if line.strip()]
     errors = [line for line in lines if re.match(r"(error|[\w.]*(Error|Exception)): ", line)]
     return (errors or lines or ["no output"])[-1].strip()[:500]

@@ -11,6 +11,7 @@ from torchvision.models import ResNet
 
 from common.base.device import device_name
 from common.base.processes import Processes
+from common.base.signals import TIME_IS_UP
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
@@ -107,10 +108,11 @@ def description(run: Run) -> str:
     )
 
 
-def ending(folder: RunFolder, state: TrainState, seconds: float, stopped: bool) -> list[str]:
+def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: int) -> list[str]:
     """What is printed at the end: how it went, where everything is, what to do next."""
+    stopped, why = exit_status != 0, " by --max_minutes" * (exit_status == TIME_IS_UP)
     minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    lines = [f"{'interrupted' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
+    lines = [f"{f'interrupted{why}' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
     if state.best_accuracy is not None:
         lines.append(f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}")
     lines.append(f"everything is in {folder.path}")

@@ -24,7 +24,7 @@ from common.data.split import split_indices
 from common.model.build import build_model, set_trainable
 from common.model.weights import read_metadata
 from common.runs.find import find_run
-from common.runs.folder import RunFolder, create_run, mark_running, plan_run, save_config
+from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.tracking.run import start
 from common.training.facts import description, ending, run_facts, split_record, weights_metadata
 from common.training.log import Log
@@ -35,12 +35,13 @@ from common.training.state import TrainState
 @contextlib.contextmanager
 def open_run(config: TrainConfig) -> Iterator[Run]:
     """A new run, or one to go on with: prepared, locked, tracked, and ended as the block ends. A signal that comes in the block is
-    noted in `run.interrupt`; an error is in summary.json and in W&B.
+    noted in `run.interrupt`, as is the end of --max_minutes; an error is in summary.json and in W&B.
 
     Errors: `UserError` for whatever does not fit: flags, data, weights, a run that is taken.
     """
     device = choose_device(config.place.device)
-    with process_group(device) as processes, interruptible() as interrupt:
+    seconds = 60 * (config.run.max_minutes or math.inf)
+    with process_group(device) as processes, interruptible(seconds=seconds) as interrupt:
         with memory_errors(config.images.batch_size, device):  # another program may have the GPU's
             run = prepare(config, processes, device, interrupt)
         if processes.main:
@@ -51,6 +52,9 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
                 if has_finished(run):
                     yield run
                     return
+                say_what_is_other(run)
+            elif processes.main:
+                require_free(run.folder)  # asked again: while this process prepared, another may have trained the run
             with recorded(run), memory_errors(config.images.batch_size, device):
                 yield run
                 end(run)
@@ -178,6 +182,17 @@ def has_finished(run: Run) -> bool:
     return finished
 
 
+def say_what_is_other(run: Run) -> None:
+    """Where a run goes on elsewhere than it began: what it computes is then the same to rounding, which training amplifies."""
+    before = run.folder.read_summary()
+    known = {"device": before.device, "amp": before.amp, "processes": before.processes}
+    other = [
+        f"{name} {run.facts[name]} (was {was})" for name, was in known.items() if was not in (None, run.facts[name])
+    ]
+    if other and run.processes.main:
+        print(f"note     goes on with {', '.join(other)}: the same to rounding, no longer bit for bit", flush=True)
+
+
 @contextlib.contextmanager
 def recorded(run: Run) -> Iterator[None]:
     """Around the training: makes the run's folder and W&B run, or takes them up again. Of several processes, the main one does."""
@@ -196,7 +211,7 @@ def recorded(run: Run) -> Iterator[None]:
     tracked = start(
         folder,
         "train",
-        as_dict(config.replace(resume=None)),  # the command line, so that its flags repeat the run
+        as_dict(config.replace(resume=None, max_minutes=None)),  # the command line, so that its flags repeat the run
         run_id=folder.id,
         project=config.tracking.project,
         entity=config.tracking.entity,
@@ -226,7 +241,7 @@ def end(run: Run) -> None:
         return
     best = {"best/epoch": state.best_epoch, "best/validation_accuracy": state.best_accuracy}
     best = {key: value for key, value in best.items() if value is not None}
-    stopped, seconds = run.interrupt.signal is not None, state.seconds
+    stopped, seconds = run.exit_status != 0, state.seconds
     status = "interrupted" if stopped else "finished"
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
@@ -237,4 +252,4 @@ def end(run: Run) -> None:
         folder.summary
     ):  # last: a run that was killed before this has not ended, and --resume does it again
         folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
-    print("\n".join([*ending(folder, state, seconds, stopped), *tracked.hint()]), flush=True)
+    print("\n".join([*ending(folder, state, seconds, run.exit_status), *tracked.hint()]), flush=True)

@@ -43,6 +43,8 @@ class Run:
     """what split.json holds"""
     about: dict[str, Any]
     """what best.safetensors says of itself, aside from its metrics"""
+    stopped_with: int = 0
+    """exit status of the process that was to stop, whichever of them it was; 0: none"""
 
     @property
     def total_steps(self) -> int:
@@ -68,15 +70,18 @@ class Run:
 
     @property
     def exit_status(self) -> int:
-        return self.interrupt.exit_status
+        """0, or why it ended early, as `Interrupt.exit_status`."""
+        return self.stopped_with or self.interrupt.exit_status
 
     def stopped(self) -> bool:
-        """Whether a signal came, in any of the processes."""
-        return self.processes.any(self.interrupt.signal is not None)
+        """Whether a signal came, or time is up, in any of the processes."""
+        self.interrupt.stopped()
+        self.stopped_with = self.processes.largest(self.interrupt.exit_status)
+        return self.stopped_with > 0
 
     @contextlib.contextmanager
     def saved_when_interrupted(self) -> Iterator[None]:
-        """A signal leaves the block early: in mid-epoch, or in a validation, which is then done anew."""
+        """A signal, or the limit in time, leaves the block early: in mid-epoch, or in a validation, which is then done anew."""
         try:
             yield
         except Interrupted:

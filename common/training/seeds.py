@@ -1,7 +1,9 @@
 """One recipe, several seeds: ordinary runs, one after the other, in one group. Imports no torch."""
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,8 @@ Planned = tuple[RunFolder, TrainConfig]
 
 
 def train_seeds(config: TrainConfig, train: Callable[[TrainConfig], int]) -> int:
-    """Trains the runs of `config` that have not finished, each by `train` → exit status: 0, or that of the run that a signal ended.
+    """Trains the runs of `config` that have not finished, each by `train` → exit status: 0, or that of the run that a signal or
+    --max_minutes, which all of them have together, ended.
 
     Errors: `UserError` before anything is written, and whatever `train` ends with.
     """
@@ -29,18 +32,27 @@ def train_seeds(config: TrainConfig, train: Callable[[TrainConfig], int]) -> int
     named = config.identity.run_id or config.run.group
     again = command_line(["python", *sys.argv, *([] if named else ["--run_id", name])])
     print(f"{len(runs)} seeds, one after the other, in group {group}. To go on, should it stop:\n{again}")
-    with interruptible("stopping before the next seed; once more stops at once", "stopped at once") as interrupt:
+    seconds = 60 * (config.run.max_minutes or math.inf)
+    first, second = "stopping before the next seed; once more stops at once", "stopped at once"
+    with interruptible(first, second, seconds) as interrupt:
         for number, (folder, one) in enumerate(runs, start=1):
             print(f"\nseed {one.compute.seed} ({number} of {len(runs)}): {folder.path}", flush=True)
             if run_state(folder) == "finished":
                 print("has finished already")
                 continue
-            status = train(one)
+            status = 0 if interrupt.stopped() else train(within(one, interrupt.deadline))
             if status or interrupt.exit_status:
                 print(f"or go on with all seeds: {again}", flush=True)
                 return status or interrupt.exit_status
     print("\n".join(["", *ending([folder for folder, _ in runs], group)]), flush=True)
     return 0
+
+
+def within(config: TrainConfig, deadline: float) -> TrainConfig:
+    """`config` with what is left of --max_minutes. deadline: by `time.monotonic`."""
+    if config.run.max_minutes is None:
+        return config
+    return config.replace(max_minutes=max(deadline - time.monotonic(), 1e-6) / 60)
 
 
 def check_alone(config: TrainConfig) -> None:

@@ -30,7 +30,9 @@ def stop(number: int, frame: object) -> None:
     sys.exit(143)
 
 
-signal.signal(signal.SIGTERM, stop)
+for name in ("SIGTERM", "SIGBREAK"):  # the second is Windows'
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), stop)
 save("stub.json", {"argv": sys.argv, "pid": os.getpid(), **{name: os.environ.get(name) for name in names}})
 if given["lr"] in os.environ.get("STUB_FAIL", "").split(","):
     print("loading…\rloading…\nerror: no such data\nwandb: goodbye", file=sys.stderr)

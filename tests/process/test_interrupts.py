@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from common.cli import parse_train
 from common.config import PRESETS
 from common.model import predict
 from common.model.build import build_model
-from common.training import features, step
+from common.training import features, prepare, step
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -44,11 +46,11 @@ KINDS = {
 }
 
 
-def begin(folder: Path, kind: str) -> int:
+def begin(folder: Path, kind: str, **changes: object) -> int:
     weights = folder / "weights.pth"
     torch.save(build_model("resnext50_32x4d", 3, "none", seed=5).state_dict(), weights)
     flags = {**KINDS[kind], **({"weights": str(weights)} if kind == "head first" else {})}
-    return train.main(SMALL.replace(runs_dir=str(folder), **flags))
+    return train.main(SMALL.replace(**{"runs_dir": str(folder), **flags, **changes}))
 
 
 def go_on(folder: Path, *flags: object) -> int:
@@ -68,17 +70,28 @@ def whole(tmp_path_factory, small_networks):
     return of
 
 
-def signal_in_call(patch: pytest.MonkeyPatch, module: object, name: str, call: int) -> None:
-    """SIGTERM arrives at the beginning of a function's n-th call."""
+def in_call(patch: pytest.MonkeyPatch, module: object, name: str, call: int, happens: Callable[[], object]) -> None:
+    """Something happens at the beginning of a function's n-th call."""
     function, calls = getattr(module, name), []
 
     def interrupted(*args, **kwargs):
         calls.append(name)
         if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGTERM)
+            happens()
         return function(*args, **kwargs)
 
     patch.setattr(module, name, interrupted)
+
+
+def signal_in_call(
+    patch: pytest.MonkeyPatch, module: object, name: str, call: int, number: int = signal.SIGTERM
+) -> None:
+    in_call(patch, module, name, call, lambda: os.kill(os.getpid(), number))
+
+
+def hour_in_call(patch: pytest.MonkeyPatch, module: object, name: str, call: int) -> None:
+    clock = time.monotonic
+    in_call(patch, module, name, call, lambda: patch.setattr(time, "monotonic", lambda: clock() + 3600))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +119,90 @@ def test_a_run_interrupted_anywhere_goes_on_as_if_it_had_not_been(tmp_path, whol
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
     assert go_on(tmp_path) == 0
     assert_same_run(tmp_path / "run", whole(kind))
+
+
+@pytest.mark.parametrize(
+    "kind, module, name, call, step",
+    [
+        ("full", step, "train_step", 5, 5),
+        ("full", predict, "predict", 1, 12),
+        ("head", features, "predict", 2, 0),
+        ("head first", step, "train_step", 12, 12),
+    ],
+)
+def test_a_run_that_max_minutes_ended_anywhere_goes_on_as_if_it_had_not_been(
+    tmp_path, whole, kind, module, name, call, step, capsys
+):
+    with pytest.MonkeyPatch.context() as patch:
+        hour_in_call(patch, module, name, call)
+        assert begin(tmp_path, kind, max_minutes=59) == 124
+    assert state_of(tmp_path / "run")["progress"]["step"] == step
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    said = capsys.readouterr().out
+    assert f"interrupted by --max_minutes after step {step} " in said
+    assert f"go on with: python train.py --resume run --runs_dir {tmp_path}\n" in said
+    assert go_on(tmp_path, "--max_minutes", 59) == 0  # which it needs no hour for
+    assert_same_run(tmp_path / "run", whole(kind))
+
+
+def test_several_ends_by_max_minutes_before_the_first_step_and_later_change_nothing(tmp_path, whole):
+    assert begin(tmp_path, "full", max_minutes=1e-9) == 124
+    assert go_on(tmp_path, "--max_minutes", 1e-9) == 124
+    assert state_of(tmp_path / "run")["progress"]["step"] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        hour_in_call(patch, step, "train_step", 20)
+        assert go_on(tmp_path, "--max_minutes", 59) == 124
+    assert go_on(tmp_path) == 0  # the limit was that process's
+    assert_same_run(tmp_path / "run", whole("full"))
+
+
+def test_a_run_that_ends_by_itself_just_before_max_minutes_has_finished(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        hour_in_call(patch, prepare, "end", 1)
+        assert begin(tmp_path, "full", max_steps=2, max_minutes=59) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_hang_up_saves_and_says_how_to_go_on(tmp_path, whole, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        signal_in_call(patch, step, "train_step", 7, signal.SIGHUP)
+        assert begin(tmp_path, "full") == 129
+    assert "go on with: python train.py --resume run" in capsys.readouterr().out
+    assert go_on(tmp_path) == 0
+    assert_same_run(tmp_path / "run", whole("full"))
+
+
+def test_going_on_with_another_number_of_threads_is_said(tmp_path, capsys):
+    assert begin(tmp_path, "full", max_steps=1) == 0
+    assert go_on(tmp_path, "--max_steps", 2) == 0
+    assert "note " not in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert go_on(tmp_path, "--max_steps", 3) == 0
+    finally:
+        torch.set_num_threads(threads)
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note ")]
+    assert f"cpu ({threads + 1} threads) (was cpu ({threads} threads))" in note and "no longer bit for bit" in note
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_overwritten(tmp_path):
+    """Both were begun with one id; the slower one prepared longer than the other trained."""
+    quick = {"max_steps": 2, "checkpoint_every": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        prepared, found = prepare.prepare, {}
+
+        def slow(*args):
+            run = prepared(*args)
+            patch.undo()
+            assert begin(tmp_path, "full", **quick) == 0
+            found.update(files_of(tmp_path / "run"))
+            return run
+
+        patch.setattr(prepare, "prepare", slow)
+        with pytest.raises(UserError, match="--run_id run is taken.*--resume run"):
+            begin(tmp_path, "full", **quick, lr=0.05)
+    assert found and files_of(tmp_path / "run") == found
 
 
 def test_a_run_that_max_steps_ended_in_its_validation_takes_no_further_step(tmp_path):

@@ -189,6 +189,15 @@ def test_the_trials_of_another_runs_dir_are_there(here):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("name", ["a?b#c", "100%20", 'it\'s "so"\nand so', "größe"])
+def test_a_sweep_keeps_its_record_in_its_folder_whatever_that_is_called(name, here):
+    path = write_sweep(here, parameters=lrs(0.1))
+    for _ in range(2):
+        assert run(path, runs_dir=name) == 0
+    assert {entry.name for entry in here.iterdir()} == {name, path.name}
+    assert Path(name, "sweeps", "s", "study.db").stat().st_size > 0 and len(records(runs_dir=name)) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "allowed"),
     [

@@ -34,7 +34,7 @@ VALUES = {
     "lr": 3e-05, "backbone_lr_scale": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
     "label_smoothing": 0.1, "focal_gamma": 1.5, "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.9,
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
-    "run_id": "a-run", "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
+    "run_id": "a-run", "max_minutes": 2.5, "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
     "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
     "which": "errors", "count": 3, "tta": "flip", "images": ("a.png", "b c.jpg"), "explain": True,
 }  # fmt: skip
@@ -120,7 +120,7 @@ def test_a_runs_config_given_as_flags_repeats_the_run(name):
     ("flag", "value"),
     [
         ("validation_fraction", 1.0), ("validation_fraction", -0.1), ("image_size", 8), ("image_size", 2000),
-        ("batch_size", 1), ("epochs", 0), ("max_steps", 0), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")),
+        ("batch_size", 1), ("epochs", 0), ("max_steps", 0), ("max_minutes", 0.0), ("max_minutes", float("nan")), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")),
         ("backbone_lr_scale", 0.0), ("backbone_lr_scale", 1.5), ("momentum", 1.0), ("momentum", -0.5),
         ("weight_decay", -1.0), ("weight_decay", float("nan")), ("label_smoothing", 1.0), ("focal_gamma", -1.0),
         ("warmup_epochs", 6.0), ("mixup_alpha", -1.0), ("cutmix_alpha", float("inf")), ("ema_decay", 1.0),
@@ -222,15 +222,16 @@ def test_a_whole_number_is_a_number():
 
 def test_every_flag_is_in_one_group_whose_traits_it_has():
     assert sorted(GROUP_OF) == sorted(as_dict(TrainConfig()))
-    assert {"epochs", "max_steps", "device", "data_dir", "resume"} <= MAY_CHANGE_ON_RESUME
+    assert {"epochs", "max_steps", "max_minutes", "device", "data_dir", "resume"} <= MAY_CHANGE_ON_RESUME
     assert not {"lr", "batch_size", "seed", "amp", "dataset", "weights", "preset", "run_id"} & MAY_CHANGE_ON_RESUME
     assert {"lr", "epochs", "amp", "seed"} <= SETS_APART and not {
         "feature_cache",
+        "max_minutes",
         "device",
         "run_id",
         "tags",
     } & SETS_APART
-    assert GROUP_OF.keys() - IN_SWEEPS == {"run_id", "seeds", "resume", "group", "runs_dir"}
+    assert GROUP_OF.keys() - IN_SWEEPS == {"run_id", "seeds", "resume", "max_minutes", "group", "runs_dir"}
 
 
 def test_what_the_flags_offer_can_be_loaded_and_built():

@@ -1,4 +1,5 @@
-"""On PYTHONPATH of the processes that tests start: small networks, downloads from the tests' own server, packages that are missing.
+"""On PYTHONPATH of the processes that tests start: small networks, downloads from the tests' own server, packages that are missing,
+other systems.
 
 Python imports this at its start, so it waits for the modules it changes instead of importing them.
 """
@@ -8,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-WATCHED = {"common.model.build", "common.data.load"}
+WATCHED = {"common.model.build", "common.data.load", "common.base.locks"}
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # tests/fakes/, behind all others
 
 
@@ -33,7 +34,9 @@ def changed(module) -> None:
         from tiny_models import tiny_architectures
 
         module.ARCHITECTURES.update(tiny_architectures())
-    if os.environ.get("TEST_DOWNLOADS"):
+    if module.__name__ == "common.base.locks":
+        module.WINDOWS = os.environ.get("TEST_SYSTEM") == "windows"
+    elif os.environ.get("TEST_DOWNLOADS"):
         from archives import patch_from_environment
 
         patch_from_environment()
@@ -42,3 +45,7 @@ def changed(module) -> None:
 sys.meta_path.insert(0, AfterImport())
 for package in os.environ.get("TEST_MISSING", "").split():  # as if it were not installed
     sys.modules[package] = None
+if system := os.environ.get("TEST_SYSTEM"):
+    import systems
+
+    getattr(systems, system)()

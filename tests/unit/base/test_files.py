@@ -1,5 +1,6 @@
 """A file is whole or absent, whatever happens while it is written."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -25,6 +26,42 @@ from common.base.files import (
     write_atomic,
     write_json,
 )
+
+
+def refuse_to_replace(monkeypatch: pytest.MonkeyPatch, times: float, number: int | None) -> list[str]:
+    """`os.replace` fails so often, on Windows with that number → what was asked of it."""
+    replace, asked = os.replace, list[str]()
+
+    def refuse(source: Path, target: Path) -> None:
+        asked.append(str(target))
+        if len(asked) <= times:
+            error = PermissionError(errno.EACCES, "Access is denied")
+            if number is not None:
+                error.winerror = number  # type: ignore[attr-defined]
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    return asked
+
+
+@pytest.mark.parametrize("number", [5, 32])
+def test_a_file_that_another_process_reads_on_windows_is_replaced_when_that_is_over(number, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("before")
+    asked = refuse_to_replace(monkeypatch, 3, number)
+    write_atomic(tmp_path / "file", "after")
+    assert (tmp_path / "file").read_text() == "after" and len(asked) == 4
+
+
+@pytest.mark.parametrize("number, seconds", [(None, 10.0), (17, 10.0), (5, 0.05)])
+def test_what_stays_refused_is_an_error_and_leaves_the_file_as_it_was(number, seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.base.files.READ_SECONDS", seconds)
+    (tmp_path / "file").write_text("before")
+    asked = refuse_to_replace(monkeypatch, float("inf"), number)
+    with pytest.raises(PermissionError):
+        write_atomic(tmp_path / "file", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"
+    assert (len(asked) == 1) == (number != 5)
 
 
 def with_files_limited_to(size: int, code: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """A lock is one process's at a time, and of no process that is gone."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from helpers import ROOT
 
 from common.base.errors import UserError
-from common.base.locks import locked
+from common.base.locks import holder_file, lives, locked
 
 ADD_ONE = """
 import sys, time
@@ -34,8 +35,9 @@ def test_who_waits_comes_in_alone(tmp_path):
     assert (tmp_path / "number").read_text() == "60"
 
 
-def hold(path: Path) -> subprocess.Popen[str]:
+def hold(path: Path, before: str = "") -> subprocess.Popen[str]:
     code = f"""
+{before}
 import time
 from pathlib import Path
 from common.base.locks import locked
@@ -75,17 +77,102 @@ with locked(Path({str(tmp_path / "lock")!r})):
     assert waiter.wait(60) == 0
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_lets_no_one_in(number, tmp_path, monkeypatch):
-    def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(number, os.strerror(number))
+WITHOUT_LOCKS = [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EIO]
 
-    monkeypatch.setattr("fcntl.flock", refuse)
-    said = (
-        f"lock can't be locked.*{os.strerror(number)}|^taken$"  # filelock before version 4 does not tell the two apart
-    )
-    with pytest.raises(UserError, match=said), locked(tmp_path / "lock", "taken"):
+
+def no_flock(number: int) -> str:
+    """Code that makes a process's file systems ones that can't lock."""
+    return f"""
+import fcntl, os
+def flock(file, operation):
+    raise OSError({number}, os.strerror({number}))
+fcntl.flock = flock
+"""
+
+
+@pytest.mark.parametrize("number", WITHOUT_LOCKS)
+@pytest.mark.filterwarnings("error")
+def test_on_a_file_system_without_locks_one_process_at_a_time_comes_in_all_the_same(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", fcntl.flock)  # put back at the end
+    exec(no_flock(number), {})
+    path = tmp_path / "lock"
+    path.touch()  # as it was left where there were locks: it must not pass for a holder
+    holder = hold(path, no_flock(number))
+    try:
+        for _ in range(2):
+            with pytest.raises(UserError, match="^taken"), locked(path, "taken"):
+                pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    for _ in range(2):
+        with locked(path, "taken"), pytest.raises(UserError, match="^taken"), locked(path, "taken"):
+            pass
+
+
+def test_a_slow_file_system_is_none_without_locks(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def slow(file, operation):
+        time.sleep(0.5)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with locked(tmp_path / "lock", "taken"):
+        assert not holder_file(tmp_path / "lock").exists()
+        with pytest.raises(UserError, match="^taken$"), locked(tmp_path / "lock", "taken"):
+            pass
+    with locked(tmp_path / "lock", "taken"):
         pass
+
+
+def test_a_folder_that_cant_be_written_is_named():
+    with pytest.raises(UserError, match=r"^/proc/self/lock can't be locked"), locked(Path("/proc/self/lock"), "taken"):
+        pass
+
+
+def test_a_process_lives_until_it_has_ended_and_is_asked_without_harm():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert lives(process.pid) and process.poll() is None
+    process.kill()
+    process.wait()
+    assert not lives(process.pid)
+    assert lives(os.getpid()) and lives(1)
+
+
+class Kernel32:
+    """Windows' own functions, for one process that runs, one that has ended and is still known, and one of another user."""
+
+    RUNS, ENDED, ANOTHERS = 12, 16, 20
+
+    def __init__(self) -> None:
+        self.error, self.open = 0, set[int]()
+
+        def open_process(access: int, inherit: bool, pid) -> int:
+            self.error = 5 if pid.value == self.ANOTHERS else 87
+            if pid.value not in (self.RUNS, self.ENDED):
+                return 0
+            self.open.add(pid.value + 1000)
+            return pid.value + 1000
+
+        self.OpenProcess = open_process
+
+    def WaitForSingleObject(self, handle, milliseconds: int) -> int:
+        assert milliseconds == 0
+        return 0x102 if handle.value == self.RUNS + 1000 else 0
+
+    def CloseHandle(self, handle) -> None:
+        self.open.remove(handle.value)
+
+
+def test_on_windows_a_process_is_asked_for_by_a_handle_and_never_by_a_signal(monkeypatch):
+    kernel = Kernel32()
+    monkeypatch.setattr("common.base.locks.WINDOWS", True)
+    monkeypatch.setattr("ctypes.WinDLL", lambda name, use_last_error: kernel, raising=False)
+    monkeypatch.setattr("ctypes.get_last_error", lambda: kernel.error, raising=False)
+    monkeypatch.setattr(os, "kill", None)
+    assert [lives(pid) for pid in (kernel.RUNS, kernel.ENDED, kernel.ANOTHERS, 99)] == [True, False, True, False]
+    assert not kernel.open
 
 
 def test_an_error_within_lets_go(tmp_path):

@@ -1,6 +1,8 @@
 """Two processes on one machine compute what one does: BatchNorm, gradients, sums, and what they agree on."""
 
+import socket
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from torch import nn
 
 from common.base import processes as module
 from common.base.errors import UserError
-from common.base.processes import Processes, require_own_gpus
+from common.base.processes import Processes, process_group, require_own_gpus
+from common.base.signals import Interrupt
+from common.training.run import Run
 
 
 def gradients_and_statistics(processes: Processes, device: str) -> dict[str, torch.Tensor]:
@@ -76,6 +80,66 @@ def test_flags_and_objects_travel_beside_the_gradients(device, backend, tmp_path
         assert model.weight.grad.tolist() == [[3.0, 3.0]]
     finally:
         dist.destroy_process_group()
+
+
+def largest(processes: Processes) -> list[int]:
+    return [processes.largest(143 * processes.rank), processes.largest(-processes.rank)]
+
+
+def test_a_team_finds_its_largest_number(tmp_path):
+    assert in_team(largest, tmp_path) == [[143, 0], [143, 0]]
+    assert Processes().largest(7) == 7
+
+
+@pytest.mark.parametrize("signalled, status", [(0, 0), (143, 143)])
+def test_a_process_stops_with_the_status_of_the_one_that_was_told_to(signalled, status):
+    """Its own exit status too, so that what the main process writes of the run's end is true."""
+    run = SimpleNamespace(
+        interrupt=Interrupt("", None), processes=SimpleNamespace(largest=lambda own: max(own, signalled))
+    )
+    assert Run.stopped(run) is (status != 0)
+    assert run.stopped_with == status
+
+
+TORCHRUNS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"MASTER_ADDR": None}, "RANK is set, and MASTER_ADDR is not"),
+        ({"MASTER_ADDR": ""}, "RANK is set, and MASTER_ADDR is not"),
+        ({"MASTER_PORT": None}, "RANK is set, and MASTER_PORT is not"),
+        ({"WORLD_SIZE": None}, "RANK is set, and WORLD_SIZE is not"),
+        ({"WORLD_SIZE": None, "MASTER_ADDR": None, "MASTER_PORT": None}, "RANK is set, and WORLD_SIZE is not"),
+        ({"RANK": "first"}, "RANK is 'first', but must be a whole number"),
+        ({"RANK": "-1"}, "RANK is '-1', but must be a whole number"),
+        ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE is '2.0', but must be a whole number"),
+        ({"MASTER_PORT": "http\x1b[2J"}, r"MASTER_PORT is 'http\?\[2J'"),
+        ({"LOCAL_WORLD_SIZE": "all"}, "LOCAL_WORLD_SIZE is 'all', but must be a whole number"),
+        ({"RANK": "2"}, "RANK 2, WORLD_SIZE 2 and MASTER_PORT 29500 don't fit"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT 65536 don't fit"),
+    ],
+)
+def test_torchruns_variables_in_part_are_told_in_a_line(changes, named, monkeypatch):
+    for name, value in {**TORCHRUNS, **changes}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{named}.*torchrun") as error, process_group(torch.device("cpu")):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_processes_that_cant_meet_are_told_in_a_line(monkeypatch):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in {**TORCHRUNS, "WORLD_SIZE": "1", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(UserError, match=f"can't meet .* localhost:{port}") as error,
+            process_group(torch.device("cpu")),
+        ):
+            pass
+    assert "\n" not in str(error.value)
 
 
 def refusal(processes: Processes, gpus: list[str]) -> str:

@@ -2,7 +2,9 @@
 
 import statistics
 
-from common.base.text import markdown_table, mean_and_sd, one_line, printable
+import pytest
+
+from common.base.text import command_line, markdown_table, mean_and_sd, one_line, printable
 
 
 def test_a_table_is_markdown_with_its_numbers_to_the_right():
@@ -20,6 +22,43 @@ def test_an_error_of_many_lines_becomes_one():
 def test_a_strangers_text_gives_a_terminal_no_order():
     assert printable("a\x1b[2Jb\nc\x07") == "a?[2Jb c?"
     assert printable(0.5) == "0.5" and len(printable("x" * 500)) == 60
+
+
+def words_on_windows(line: str) -> list[str]:
+    """As a C program on Windows reads its command line: https://learn.microsoft.com/cpp/c-language/parsing-c-command-line-arguments."""
+    words, word, quoted, begun, position = [], "", False, False, 0
+    while position < len(line):
+        end = position
+        while end < len(line) and line[end] == "\\":
+            end += 1
+        slashes = end - position
+        if end < len(line) and line[end] == '"':
+            word += "\\" * (slashes // 2)
+            if slashes % 2:
+                word += '"'
+            else:
+                quoted = not quoted
+            begun, position = True, end + 1
+        elif slashes:
+            word, begun, position = word + "\\" * slashes, True, end
+        elif line[position] == " " and not quoted:
+            words, word, begun, position = words + [word] * begun, "", False, position + 1
+        else:
+            word, begun, position = word + line[position], True, position + 1
+    return words + [word] * begun
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["plain", "C:\\my runs\\", "C:\\runs\\", "a&b", "a|b", "a;b", "(a)", "it's", "a>b<c", "x^y", "größe", "a,b", "@x", "{y}", "", "a b\\\\", "`", "#", "--lr=0.1"],
+)  # fmt: skip
+def test_on_windows_a_printed_command_reaches_its_script_from_both_of_its_shells(word):
+    line = command_line(["python", word, "last"], windows=True)
+    assert words_on_windows(line) == ["python", word, "last"]
+    outside = "".join(
+        line.split('"')[::2]
+    )  # what stands in quotes is text for cmd.exe, and but for $ and ` for PowerShell
+    assert not set(outside) & set("&|;()<>^,@{}'`#$%")
 
 
 def test_a_spread_is_that_of_a_sample():

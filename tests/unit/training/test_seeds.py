@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,24 @@ class Trainer:
         best = {"best/validation_accuracy": 0.9 + config.compute.seed / 100}
         folder.update_summary(status="interrupted" if status else "finished", **best)
         return status
+
+
+def test_max_minutes_is_for_all_seeds_together(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    trainer = Trainer()
+
+    def train(one: TrainConfig) -> int:
+        clock[0] += 40 * 60
+        return trainer(one)
+
+    assert train_seeds(config(max_minutes=60), train) == 124
+    assert [one.run.max_minutes for one in trainer.trained] == [60, 20]
+    assert [load_config(RunFolder(Path(f"runs/A-seed{seed}"))).run.max_minutes for seed in (0, 1)] == [None, None]
+    assert "or go on with all seeds: python train.py --seeds 3" in capsys.readouterr().out
+    clock[0] = 0.0
+    assert train_seeds(config(max_minutes=60), train) == 0
+    assert [one.compute.seed for one in trainer.trained] == [0, 1, 2]
 
 
 @pytest.fixture(autouse=True)
