@@ -139,6 +139,15 @@ def safe_name(text: str, flag: str) -> str:
     return text
 
 
+def lies_in(path: Path, *folders: Path) -> bool:
+    """Whether `path` is in one of the folders once all links are followed."""
+    try:
+        real = path.resolve()
+        return any(real.is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+        return False
+
+
 def cache_folder() -> Path:
     """`FINETUNE_CACHE`, or the system's folder for caches: ~/.cache/resnext-finetuning on Linux."""
     given = os.environ.get("FINETUNE_CACHE")
