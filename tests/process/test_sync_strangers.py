@@ -12,6 +12,8 @@ import pytest
 from helpers import run_script, script_environment
 from wandb_backend import Backend
 
+pytestmark = pytest.mark.slow  # W&B's client waits for a server that knows nothing of what was not sent
+
 SECRET = b"what nobody may see"
 # Runs made offline, each with a row, a picture and an artifact; `entry` has been told by its log's own records of a file elsewhere.
 MAKE = """

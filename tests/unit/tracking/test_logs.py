@@ -8,6 +8,7 @@ import pytest
 from common.base.files import sha256_of
 from common.runs.folder import RunFolder
 from common.runs.records import LoggedArtifact, LoggedTable, TrackedRun, Tracking
+from common.tracking import logs
 from common.tracking.artifacts import local_artifacts
 from common.tracking.logs import log_folders, may_be_sent, media_files
 
@@ -22,6 +23,14 @@ def folder(tmp_path: Path) -> RunFolder:
         (log / "run-run.wandb").write_bytes(b"log")
         (place / "t.json").write_text(json.dumps({"columns": ["x"], "rows": [[1]]}))
     return RunFolder(tmp_path / "runs" / "run")
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What W&B's log says, in place of its reader, which takes seconds."""
+    said: list[dict] = []
+    monkeypatch.setattr(logs, "_records", lambda _: iter(said))
+    return said
 
 
 LOG = "wandb/offline-run-20261127_000000-run"
@@ -72,6 +81,23 @@ def test_no_link_that_leads_elsewhere_is_followed(folder, tmp_path, what):
     )
     assert media_files(folder, [log]).keys() == (set() if what == "all files" else {"media/seen.png"})
     assert not may_be_sent(folder, log)
+
+
+@pytest.mark.parametrize("place, sent", [("gone", True), ("outside", False), ("copied", True), ("own", True)])
+def test_a_file_elsewhere_that_the_log_itself_names_is_not_sent(folder, tmp_path, told, place, sent):
+    """An artifact's files are named by absolute paths; those of a run folder that was copied lie in the first one."""
+    (tmp_path / "outside" / "secret").write_bytes(b"secret")
+    (tmp_path / "outside" / "copied").write_bytes(b"weights")
+    (folder.path / "best").write_bytes(b"weights")
+    path = {"own": folder.path / "best", "outside": tmp_path / "outside" / "secret"}.get(
+        place, tmp_path / "outside" / place
+    )
+    told.append(
+        {"type": "artifact", "artifact": {"manifest": {"contents": [{"local_path": str(path)}, {"path": "x"}, 1]}}}
+    )
+    assert may_be_sent(folder, folder.path / LOG) == sent
+    told[:] = [{"files": {"files": [{"path": "../../../../../outside/secret"}]}}, {"files": "x"}, {"artifact": None}]
+    assert not may_be_sent(folder, folder.path / LOG)
 
 
 def test_links_within_the_run_folder_are_its_own(folder):
