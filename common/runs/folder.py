@@ -1,6 +1,7 @@
 """The run folder: its files' names, what they say of the run, and its lock. Imports no torch."""
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -238,11 +239,11 @@ def _alive(pid: int) -> bool:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, oldest first: numbers under their names, of which one is the step. What else may stand in the file
+    """The rows of metrics.jsonl, oldest first: finite numbers under their names, of which one is the step. What else may stand in the file
     was not logged by a run, and is left out. Errors: `UserError` naming the file when it can't be read."""
     rows = [{key: value for key, value in row.items() if _is_logged(value)} for row in read_json_lines(folder.metrics)]
     return [row for row in rows if type(row.get("step")) is int]
 
 
 def _is_logged(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) <= LARGEST_INTEGER)
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= LARGEST_INTEGER)

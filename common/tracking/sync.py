@@ -62,8 +62,17 @@ def sync(runs: Sequence[str], runs_dir: str) -> int:
         raise UserError(f"there are no runs in {runs_dir}; name the folder with --runs_dir")
     if not logged_in():
         raise UserError("not logged in to W&B; run `wandb login`, or set WANDB_API_KEY")
-    rows = [row for folder in folders for row in sync_run(folder)]
+    rows, damaged = list[Synced](), 0
+    for folder in folders:
+        try:
+            rows += sync_run(folder)
+        except UserError as error:  # of a damaged run, which costs the others nothing
+            damaged += 1
+            print(f"W&B: {printable(error, 500)}", file=sys.stderr)
     print(table(rows))
+    if damaged:
+        print(f"{damaged} of {len(folders)} run folders are damaged, and were passed over", file=sys.stderr)
+        return 1
     missing = sum(not row.complete for row in rows)
     if missing:
         print(f"{missing} of {len(rows)} W&B runs are not whole on the server; run this again later", file=sys.stderr)

@@ -81,6 +81,8 @@ def synced(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     make(place, "honest", *TAMPERED)
     make(place, "put_elsewhere", WANDB_DIR=str(place / "scratch"))
     tamper(place)
+    (place / "runs" / "damaged" / "checkpoints").mkdir(parents=True)
+    (place / "runs" / "damaged" / "tracking.json").write_text('{"runs": [{"id": "\x1b"}]}')
     with Backend() as backend:
         env = script_environment(place, WANDB_MODE=None, WANDB_DIR=str(place / "scratch"), **backend.env(place))
         done = run_script("sync.py", cwd=place, env=env, status=1)
@@ -103,7 +105,14 @@ def test_what_is_the_run_s_own_arrives_also_from_where_wandb_dir_has_put_it(sync
 
 
 @pytest.mark.parametrize("name", ["linked", "far", "entry"])
-def test_what_is_not_sent_is_said_in_a_line_and_the_run_is_not_called_whole(synced: SimpleNamespace, name: str) -> None:
+def test_what_is_not_sent_is_said_in_a_line(synced: SimpleNamespace, name: str) -> None:
     assert any(f"runs/{name}: " in line and "not sent" in line for line in synced.done.stderr.splitlines())
-    (row,) = [line for line in synced.done.stdout.splitlines() if line.startswith(f"| {name} |")]
-    assert "incomplete" in row or "missing" in row
+
+
+def test_a_run_whose_log_lies_elsewhere_is_not_called_whole(synced: SimpleNamespace) -> None:
+    (row,) = [line for line in synced.done.stdout.splitlines() if line.startswith("| far |")]
+    assert "incomplete" in row
+
+
+def test_a_damaged_run_costs_the_others_nothing(synced: SimpleNamespace) -> None:
+    assert "damaged/tracking.json" in synced.done.stderr and "1 of 7 run folders are damaged" in synced.done.stderr

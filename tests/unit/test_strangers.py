@@ -35,6 +35,7 @@ from common.model.weights import checked, load_weights, read_metadata, save_weig
 from common.runs.find import find_artifact, find_run, list_runs, resolve_checkpoint
 from common.runs.folder import RunFolder, load_config, read_metrics, run_state
 from common.runs.groups import find_group, find_recipe
+from common.training.curves import curves
 
 CLASSES = ("cat", "dog", "car", "bus")
 checks = HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large
@@ -436,3 +437,17 @@ def test_a_group_that_may_lack_a_run_says_so(home: Path, capsys: pytest.CaptureF
 @given(st.text() | texts)
 def test_an_error_is_one_line_that_no_terminal_obeys(text: str) -> None:
     result_or_line(lambda: (_ for _ in ()).throw(UserError(f"said {text}")), "said")
+
+
+@some
+@given(
+    changes(
+        [{"step": 1, "epoch": 1, "train/loss": 1.0, "validation/loss": 1.0}, {"step": 2, "epoch": 2, "train/loss": 0.5}]
+    )
+)
+def test_rows_of_any_content_can_be_drawn(tmp_path: Path, rows: Any) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text(as_text(folder.metrics, rows))
+    for row in read_metrics(folder):
+        assert np.isfinite(list(row.values())).all() and type(row["step"]) is int
+    curves(read_metrics(folder), 1.0)
