@@ -81,13 +81,6 @@ def _named(directory: Path, kind: str, *keys: str) -> Iterator[str]:
                 inner += value
 
 
-def _is_copied(path: Path, folder: RunFolder) -> bool:
-    """Whether a file in the run folder has the same bytes: where the run folder was copied, its logs speak of the first one."""
-    size = path.stat().st_size if path.is_file() else -1
-    same = (file for file in folder.path.rglob("*") if lies_in(file, folder.path) and file.is_file())
-    return any(sha256_of(file) == sha256_of(path) for file in same if file.stat().st_size == size)
-
-
 def _say(folder: RunFolder, what: str) -> None:
     print(f"W&B: {printable(folder.path, 200)}: {what}", file=sys.stderr)
 
