@@ -1,6 +1,7 @@
 """evaluate.py and visualize.py on weights and run folders of a stranger: only their own files are written, and only in the run's folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,16 @@ def no_figures_and_no_wandb(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, small_networks) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("trained"), "run")
+
+
 @pytest.fixture
-def run(tmp_path, small_networks) -> RunFolder:
-    return make_run(tmp_path / "runs", "run")
+def run(tmp_path, trained) -> RunFolder:
+    """A run of its own, for a test to tamper with."""
+    shutil.copytree(trained.path, tmp_path / "runs" / "run")
+    return RunFolder(tmp_path / "runs" / "run")
 
 
 @pytest.fixture
@@ -101,7 +109,7 @@ def test_no_run_id_in_a_header_leads_out_of_runs_dir(run, victim, tmp_path, run_
         {"dataset": "cifar100", "data_dir": "{victim}"},
         {"dataset": "folder"},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:50],
 )
 def test_a_header_that_no_run_wrote_is_refused_in_a_line_and_nothing_is_written(run, victim, tmp_path, changes):
     changes = {k: v.format(victim=victim) if isinstance(v, str) else v for k, v in changes.items()}
