@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from common.base.device import choose_amp, choose_device, device_name
     from common.base.files import disk_errors
     from common.model.load import load_model
-    from common.runs.folder import check_writable
+    from common.runs.folder import check_results
     from common.tracking.about import downloader, tracked
 
     # Everything that can be refused is, before anything is written.
@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig) -> None:
     loaded = loaded.with_tta(config.tta, data.flip)
     other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
     folder = loaded.folder.evaluated(config.split)
-    check_writable(folder.path, "--runs_dir")
+    check_results(loaded.folder, folder.path, loaded.folder.tables)
     print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}")
 
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:

@@ -35,14 +35,14 @@ def main(config: VisualizeConfig) -> None:
     from common.base.device import choose_device
     from common.base.files import disk_errors, write_json
     from common.model.load import load_model
-    from common.runs.folder import check_writable
+    from common.runs.folder import check_results
     from common.tracking.about import downloader, tracked
 
     # Everything that can be refused is, before anything is written.
     device = choose_device(config.device)
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     output = loaded.folder.visualization
-    check_writable(output, "--runs_dir")
+    check_results(loaded.folder, output)
     data, chosen = choose(config, loaded, device)
     if len(chosen) == 0:
         print(f"{loaded.path} makes no mistake on the {config.split} images: there is nothing to show")
@@ -71,7 +71,7 @@ def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") ->
     from common.analysis.inference import load_part
 
     if config.images:
-        return gallery.own_photos(config.images, loaded.metadata["image_size"], loaded.metadata["classes"])
+        return gallery.own_photos(config.images, loaded.metadata.image_size, loaded.metadata.classes)
     data, part = load_part(loaded, config.split, config.dataset, config.data_dir)
     return data, gallery.choose(config.which, loaded, data, part, config.count, config.seed, config.split, device)
 

@@ -43,13 +43,13 @@ def make_report(
         **vars(analysis),
         calibration=calibration,
         comparison=compare(predictions, *other) if other else None,
-        run_id=about["run_id"],
+        run_id=about.run_id,
         job_id=job_id,
         wandb_url=wandb_url,
         created=time.time(),
         tta=loaded.tta,
-        checkpoint=Checkpoint(str(loaded.path), loaded.sha256, about["model"], about["epoch"], loaded.artifact),
-        dataset=Evaluated(data.name, data_dir or about["data_dir"], size, dataset_digest(data), predictions.digest),
+        checkpoint=Checkpoint(str(loaded.path), loaded.sha256, about.model, about.epoch, loaded.artifact),
+        dataset=Evaluated(data.name, data_dir or about.data_dir, size, dataset_digest(data), predictions.digest),
     )
 
 
@@ -61,8 +61,9 @@ def save_files(
     images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into; log_table: keeps a table by its key, columns
     and rows.
     """
-    # An old report.json would speak of files that are written anew: it goes first, and the new one comes last.
-    for stale in (folder.report, *folder.path.glob("*.png"), *folder.path.glob("*.jpg")):
+    # An old report.json would speak of files that are written anew: it goes first, and the new one comes last. What else lies there
+    # is not ours.
+    for stale in (folder.report, folder.thumbnails, *(folder.path / f"{name}.png" for name in figures.NAMES)):
         stale.unlink(missing_ok=True)
     predictions.save(folder.predictions)
     write_atomic(folder.text, as_text(report, predictions) + "\n")

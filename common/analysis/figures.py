@@ -226,8 +226,11 @@ def overlay(image: NDArray, heat: NDArray) -> NDArray:
 # --- an evaluation ----------------------------------------------------------------------------------------------------
 
 
+NAMES = ("confusion", "reliability", "superclasses", "confused", "label_issues", "comparison")
+
+
 def of_report(report: Report, images: NDArray) -> dict[str, Figure]:
-    """All figures of an evaluation by name, without those that would be empty.
+    """All figures of an evaluation by their `NAMES`, without those that would be empty.
 
     images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into.
     """

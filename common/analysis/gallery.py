@@ -66,6 +66,8 @@ def confident_mistakes(
 ) -> Tensor:
     """The `count` mistakes that the network is surest of, by evaluate.py's predictions where those are there."""
     saved = saved_predictions(loaded.folder.evaluated(split), loaded.sha256, dataset_digest(data))
+    if saved and not saved.are_about(data.labels[indices].numpy(), indices.numpy(), data.classes):
+        saved = None
     predictions = saved or predict_images(loaded, data, indices, BATCH_SIZE, device, description=split)
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     surest = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")][:count]
@@ -76,7 +78,7 @@ def look(
     loaded: Loaded, data: Dataset, indices: Tensor, device: torch.device, explain: bool
 ) -> tuple[Predictions, NDArray]:
     """What the network says, and what it saw: uint8 (n, 3, s, s), or (n, 3, s, 2 s) with the explanation beside it."""
-    batches = Batches(data.images, data.labels, indices, BATCH_SIZE, loaded.metadata["image_size"], device)
+    batches = Batches(data.images, data.labels, indices, BATCH_SIZE, loaded.metadata.image_size, device)
     logits, pictures = [], []
     for images, _ in tqdm(batches.epoch(0), total=len(batches), desc="predictions", unit="batch", leave=False):
         with torch.no_grad():
@@ -124,8 +126,8 @@ def pages(rows: Sequence[dict[str, Any]], pictures: NDArray, title: str, by_clas
 
 
 def save_pages(pages: Sequence[Figure], folder: Path, name: str) -> list[Path]:
-    """`name`.png, or `name`-01.png, …; what an earlier call left under that name is removed."""
-    for stale in (folder / f"{name}.png", *folder.glob(f"{name}-[0-9]*.png")):
+    """`name`.png, or `name`-01.png, …; what an earlier call left under these names is removed."""
+    for stale in (folder / f"{name}.png", *folder.glob(f"{name}-[0-9][0-9].png")):
         stale.unlink(missing_ok=True)
     numbers = [""] if len(pages) == 1 else [f"-{number:02d}" for number in range(1, len(pages) + 1)]
     files = [folder / f"{name}{number}.png" for number in numbers]

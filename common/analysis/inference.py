@@ -9,7 +9,7 @@ from common.base.device import memory_errors
 from common.base.errors import UserError
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
-from common.data.load import load_dataset
+from common.data.load import is_there, load_dataset
 from common.data.split import split_indices
 from common.model.load import Loaded
 from common.model.predict import predict
@@ -23,14 +23,18 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
     Errors: `UserError` when the data is missing, has other classes, or has no such part.
     """
     metadata = loaded.metadata
-    if dataset in (None, metadata["dataset"]):
-        data_dir = data_dir or metadata["data_dir"]
-    name: str = dataset or metadata["dataset"]
+    if dataset in (None, metadata.dataset) and data_dir is None and metadata.data_dir is not None:
+        data_dir = metadata.data_dir
+        if not is_there(metadata.dataset, data_dir):  # a download would be written where a file says
+            raise UserError(
+                f"{loaded.path} was trained on {metadata.dataset} in {data_dir}, where it is not; give --data_dir"
+            )
+    name: str = dataset or metadata.dataset
     source: Split = "test" if split == "test" else "train"
-    data = load_dataset(name, data_dir, source, metadata["image_size"])
-    if list(data.classes) != metadata["classes"]:
+    data = load_dataset(name, data_dir, source, metadata.image_size)
+    if list(data.classes) != metadata.classes:
         raise UserError(
-            f"{loaded.path} tells {_some(metadata['classes'])} apart, but --dataset {name} has {_some(data.classes)}; "
+            f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
             "give the --dataset and --data_dir it was trained on"
         )
     return data, torch.arange(len(data.labels)) if split == "test" else _validation_indices(loaded, data)
@@ -39,7 +43,7 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
 def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
     """As split.json says, or for weights without their run folder, from the seed. Errors: `UserError` when there are none, or
     the images are not those of the run, where a validation image could be one that was trained on."""
-    fraction, seed = loaded.metadata["validation_fraction"], loaded.metadata["seed"]
+    fraction, seed = loaded.metadata.validation_fraction, loaded.metadata.seed
     if not fraction:
         raise UserError(f"{loaded.path} was trained with --validation_fraction 0, so there is no validation part")
     if not loaded.folder.split.exists():
@@ -49,7 +53,7 @@ def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
         raise UserError(
             f"the training images are not those of run {loaded.folder.id}, so its validation part is unknown"
         )
-    return torch.tensor(split.validation)
+    return torch.tensor(split.validation_of(len(data.labels), loaded.folder.split), dtype=torch.int64)
 
 
 def _some(classes: list[str] | tuple[str, ...]) -> str:
@@ -66,7 +70,7 @@ def predict_images(
     description: str = "",
 ) -> Predictions:
     """What the model says of the images at `indices`, in that order. Errors: `UserError` when they are not finite."""
-    batches = Batches(data.images, data.labels, indices, batch_size, loaded.metadata["image_size"], device)
+    batches = Batches(data.images, data.labels, indices, batch_size, loaded.metadata.image_size, device)
     with memory_errors(batch_size, device):
         logits, labels = predict(loaded.model, batches.epoch(0), device, amp, len(batches), description)
     if not logits.isfinite().all():

@@ -3,9 +3,9 @@
 Imports no torch: the dashboard reads them as well.
 """
 
+import errno
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 
 from common.analysis import metrics
 from common.analysis.report import Report
-from common.base.errors import UserError
+from common.base.errors import UserError, first_line
 from common.base.files import atomic_path
 from common.runs.folder import EvaluationFolder
 
-# What NumPy raises for a file that is damaged, or that someone made up.
-UNREADABLE = (
-    OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, NotImplementedError, zipfile.BadZipFile,
-    zlib.error,
-)  # fmt: skip
+LONGEST = 1 << 31  # bytes of the arrays, unpacked; ImageNet's 50,000 validation images have 200 million
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,10 @@ class Predictions:
         """SHA-256 over labels and indices: the same for two models that were asked about the same images."""
         return labels_digest(self.labels, self.indices)
 
+    def are_about(self, labels: NDArray, indices: NDArray, classes: Sequence[str]) -> bool:
+        """Whether they are of these very images, told apart by so many classes."""
+        return self.digest == labels_digest(labels, indices) and self.logits.shape[1] == len(classes)
+
     def save(self, path: Path) -> None:
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, logits=self.logits, labels=self.labels, indices=self.indices)
@@ -60,20 +60,33 @@ class Predictions:
     def load(path: Path) -> "Predictions":
         """Errors: `UserError` naming the file when it is missing or damaged, or its arrays don't fit together."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would keep one waiting
+                raise OSError(errno.EINVAL, "Not a file", str(path))
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > LONGEST:
+                    raise ValueError("it is too large")
             with np.load(path, allow_pickle=False) as saved:
                 predictions = Predictions(saved["logits"], saved["labels"], saved["indices"])
             predictions._check()
             return predictions
-        except UNREADABLE as error:
+        except (
+            Exception
+        ) as error:  # NumPy and zipfile raise many kinds for a file that is damaged, or that someone made up
+            reason = error.strerror if isinstance(error, OSError) else first_line(error)
             raise UserError(
-                f"{path} can't be read as predictions ({error}); run evaluate.py on that run again"
-            ) from None
+                f"{path} can't be read as predictions ({reason}); run evaluate.py on that run again"
+            ) from error
 
     def _check(self) -> None:
-        if self.logits.ndim != 2 or self.logits.dtype.kind != "f" or not self.logits.size:
+        table = self.logits.ndim == 2 and self.logits.dtype.kind == "f" and self.logits.size > 0
+        if not table or not np.isfinite(self.logits.astype(np.float32)).all():
             raise ValueError("logits are no table of numbers")
         for name, array in (("labels", self.labels), ("indices", self.indices)):
-            if array.shape != self.logits.shape[:1] or array.dtype.kind not in "iu" or array.min() < 0:
+            if (
+                array.shape != self.logits.shape[:1]
+                or array.dtype.kind not in "iu"
+                or not 0 <= array.min() <= array.max() < 2**63
+            ):
                 raise ValueError(f"{name} are not one number for each row of logits")
         if self.labels.max() >= self.logits.shape[1]:
             raise ValueError("a label is no class")
@@ -99,7 +112,7 @@ def comparable(folder: EvaluationFolder, labels: NDArray, indices: NDArray, clas
         raise UserError(f"--compare: {folder.path} holds no evaluation; run evaluate.py on that run first")
     predictions = Predictions.load(folder.predictions)
     same_classes = Report.load(folder.report).classes == list(classes)
-    if not same_classes or predictions.digest != labels_digest(labels, indices):
+    if not same_classes or not predictions.are_about(labels, indices, classes):
         raise UserError(
             f"--compare: {folder.path} is about other images or classes ({len(predictions.labels)} images, here {len(labels)}); "
             "evaluate both runs with the same --dataset, --data_dir and --split"

@@ -211,6 +211,8 @@ class Analysis:
     def __post_init__(self) -> None:
         """Errors: `ValueError` where the parts don't fit together, as in a file that was changed."""
         count = len(self.classes)
+        if not count:
+            raise ValueError("classes is empty")
         _check_matrix("confusion", self.confusion, count)
         if len(self.per_class) != count:
             raise ValueError(f"per_class has {len(self.per_class)} rows for {count} classes")
@@ -253,7 +255,7 @@ class Report(Analysis):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in (*self.figures.values(), *([self.thumbnails.file] if self.thumbnails else [])):
-            if Path(name).name != name or name == "..":
+            if Path(name).name != name or name in ("", ".."):
                 raise ValueError("a figure's file must lie beside the report")
 
     def key(self, name: str) -> str:

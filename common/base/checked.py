@@ -12,6 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from common.base.errors import UserError
+from common.base.text import printable
 
 PATH = "a path"
 PathText = Annotated[str, PATH]
@@ -26,7 +27,7 @@ class Checked:
         for name, hint in hints_of(kind).items():
             value = getattr(self, name)
             if not fits(value, hint):
-                raise UserError(f"--{name} is {value}, but must be {in_words(hint)}")
+                raise UserError(f"--{name} is {printable(value, 200)}, but must be {in_words(hint)}")
 
 
 @cache

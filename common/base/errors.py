@@ -4,6 +4,10 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+from common.base.text import printable
+
+LONGEST_MESSAGE = 2000  # characters
+
 
 class UserError(ValueError):
     """Something a user can mend. The message says what came, what is allowed, and which flag or file to change."""
@@ -15,11 +19,12 @@ class RunError(RuntimeError):
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """Around a script's `main`: a `UserError` ends it with one line and exit status 2, a `RunError` with status 1."""
+    """Around a script's `main`: a `UserError` ends it with one line and exit status 2, a `RunError` with status 1. The message may
+    quote a stranger's text, of which no terminal obeys anything."""
     try:
         yield
     except (UserError, RunError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(error, LONGEST_MESSAGE)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:  # where nothing is half done
         sys.exit(130)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,11 +15,12 @@ from typing import Any
 
 import platformdirs
 
-from common.base.errors import RunError, UserError
+from common.base.errors import RunError, UserError, first_line
 from common.base.home import expanded
 
 READ_SECONDS = 10.0  # that a reader may hold a file which is to be replaced
 IN_USE_ON_WINDOWS = (5, 32)  # access denied, sharing violation
+LONGEST_TEXT = 1 << 30  # bytes of a file that is read whole
 
 
 @contextlib.contextmanager
@@ -95,12 +97,27 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Errors: `UserError` naming the file when it is missing or not JSON."""
+def read_file(path: Path, longest: int) -> bytes:
+    """The bytes of a file that may be a stranger's. Errors: `OSError` when it is no file, which a pipe would keep one waiting for,
+    or longer than so many bytes."""
+    size = path.stat()
+    if not stat.S_ISREG(size.st_mode):
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(size.st_mode) else "Not a file", str(path))
+    if size.st_size > longest:
+        raise OSError(errno.EFBIG, f"Longer than {longest:,} bytes", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Errors: `UserError` naming the file when it is missing or no JSON object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as JSON: {error}") from error
+        value = json.loads(read_file(path, LONGEST_TEXT))
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and can't be written again
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read as JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} can't be read: it holds no JSON object")
+    return value
 
 
 def append_line(path: Path, line: str) -> None:
@@ -124,16 +141,19 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a JSON-lines file; a last line that a crash tore is left out. A missing file has none."""
+    """The whole rows of a JSON-lines file, of which each is an object; a last line that a crash tore is left out. A missing file has
+    none. Errors: `UserError` naming the file when it can't be read."""
     rows = []
     if Path(path).exists():
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
+        try:
+            text = read_file(Path(path), LONGEST_TEXT).decode("utf-8", "replace")
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        for line in text.split("\n"):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
+                if isinstance(row, dict):
+                    rows.append(row)
     return rows
 
 
@@ -155,6 +175,15 @@ def safe_name(text: str, flag: str) -> str:
             f"{flag} is {text!r}: allowed are letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )
     return text
+
+
+def lies_in(path: Path, *folders: Path) -> bool:
+    """Whether `path` is in one of the folders once all links are followed."""
+    try:
+        real = path.resolve()
+        return any(real.is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+        return False
 
 
 def cache_folder() -> Path:

@@ -58,10 +58,8 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         folders = {path.name: path for path in reading.find_runs(runs_dir)}
     except OSError as error:
         raise UserError(f"--runs_dir {runs_dir} can't be listed: {error.strerror or error}") from None
-    runs = [reading.read_run(path) for path in folders.values()]
+    runs = [described(path) for path in folders.values()]
     runs.sort(key=lambda run: (run["started"] or 0, run["id"]), reverse=True)
-    for run in runs:
-        run["answers"] = summary.describe_run(run)
     leading = [run["id"] for _, _, ranked in summary.rank(runs) for run in ranked[:5]]
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
     best, differing = summary.describe_best(runs), reading.differing_keys(runs)
@@ -76,6 +74,18 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         "differing": differing,
         "sweeps": reading.read_sweeps(runs_dir),
     }
+
+
+def described(path: Path) -> dict[str, Any]:
+    """A run and what is said of it; one that the page could not hold is shown as damaged, and costs no other run anything."""
+    run = reading.read_run(path)
+    try:
+        run["answers"] = summary.describe_run(run)
+        json_for_script({**run, "report": run["report"] and reading.shown_of(run["report"])})
+        return run
+    except Exception:
+        run = reading.damaged_run(path)
+        return {**run, "answers": summary.describe_run(run)}
 
 
 def first_run(runs_dir: Path) -> str:

@@ -1,6 +1,8 @@
 """Images inside the page, as data addresses. Bounded in bytes, because a page over 200 runs must still open."""
 
 import base64
+import contextlib
+import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from io import BytesIO
@@ -10,12 +12,15 @@ from typing import Any
 from PIL import Image
 
 from common.analysis.report import Thumbnails
+from common.base.files import lies_in
 from common.base.text import command_line
 from common.dashboard.reading import attempt, named, read_tiles
+from common.runs.find import is_file
 from common.runs.folder import RunFolder
 
 PAGE_BYTES = 12_000_000  # of all images together, as text in the page
 RUN_BYTES = 5_000_000
+LONGEST = 100_000_000  # bytes of a picture's file
 RUNS = 16  # shown with images; the rest have numbers alone
 PICTURES = 6  # PNGs of a run
 DRAWN_BY_THE_PAGE = ("confusion", "superclasses", "reliability")  # figures it has an interactive version of
@@ -53,7 +58,9 @@ def illustrate(run: dict[str, Any], folder: RunFolder, budget: int) -> None:
         missing = f"{named(evaluated.predictions, folder)} is missing, so the misclassified images are not shown."
         tiles = part(evaluated.predictions, lambda _: read_tiles(thumbnails, evaluated), missing)
         sprite = evaluated.path / thumbnails.file
-        source = tiles and part(sprite, lambda path: load(path, budget // 2), f"{named(sprite, folder)} is missing.")
+        own = lies_in(sprite, folder.path)
+        missing = f"{named(sprite, folder)} is missing."
+        source = tiles and own and part(sprite, lambda path: load(path, budget // 2), missing)
         if source:
             rows = -(-len(tiles) // thumbnails.columns)
             run["thumbnails"] = {"src": source, "columns": thumbnails.columns, "rows": rows, "tiles": tiles}
@@ -69,26 +76,38 @@ def illustrate(run: dict[str, Any], folder: RunFolder, budget: int) -> None:
 
 def saved_pictures(folder: RunFolder, run: dict[str, Any]) -> list[Path]:
     """The prediction grids, newest first, then the evaluation's figures that the page has no better version of."""
-    grids = sorted(folder.visualization.glob("*.png"), key=lambda path: (-path.stat().st_mtime, path.name))
+    grids = sorted(folder.visualization.glob("*.png"), key=lambda path: (-changed(path), path.name))
     figures: dict[str, str] = run["report"].figures if run["report"] else {}
     drawn = [folder.evaluation / name for key, name in figures.items() if key not in DRAWN_BY_THE_PAGE]
-    return grids + [path for path in drawn if path.exists()]
+    return [path for path in grids + drawn if is_file(path) and lies_in(path, folder.path)]
+
+
+def changed(path: Path) -> float:
+    """When, in seconds since 1970; 0 for a link that leads nowhere."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 def load(path: Path, budget: int) -> str:
-    """The image as a `data:` address of at most `budget` bytes, shrunk as far as that takes. Errors: `OSError`."""
+    """The image as a `data:` address of at most `budget` bytes, shrunk as far as that takes. Errors: `OSError`, or whatever Pillow
+    raises for a file that is none."""
     stat = path.stat()
+    if not is_file(path) or stat.st_size > LONGEST:
+        raise OSError(0, "it is too large for this page" if is_file(path) else "it is no file")
     return _load(path, budget, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=256)  # a watched page is built again and again, mostly from the same pictures
 def _load(path: Path, budget: int, changed: int, size: int) -> str:
-    try:
-        with Image.open(path) as image:
-            whole = image.convert("RGB")  # decodes it, so a torn file is found here
-            unchanged = _address(path.read_bytes(), str(image.format).lower())
-    except Image.DecompressionBombError:
-        raise OSError(0, "it is too large for this page") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns up to twice its limit
+        try:
+            with Image.open(path, formats=["PNG", "JPEG"]) as image:
+                whole = image.convert("RGB")  # decodes it, so a torn file is found here
+                unchanged = _address(path.read_bytes(), "png" if image.format == "PNG" else "jpeg")
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise OSError(0, "it is too large for this page") from None
     if len(unchanged) <= budget:
         return unchanged
     small = whole

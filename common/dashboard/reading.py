@@ -1,31 +1,26 @@
 """Run folders → plain data, whatever state they are in.
 
-A run may be training, may have died between two lines, or may not be a run at all. Nothing here raises for what a
-folder holds: a part that is missing or torn is left out, and a sentence in the run's `problems` says so. Only the
+A run may be training, may have died between two lines, may be a stranger's, or may not be a run at all. Nothing here raises for
+what a folder holds: a part that is missing or torn is left out, and a sentence in the run's `problems` says so. Only the
 fields named here are read, so nothing else that lies in a folder can reach the page.
 """
 
 import dataclasses
-import json
-import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.analysis.predictions import Predictions
 from common.analysis.report import Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
-from common.base.files import read_json_lines
-from common.base.records import read_record
+from common.base.records import read_record, read_yaml
 from common.config import GROUP_OF, SETS_APART
-from common.runs.find import is_run
-from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, run_state
-from common.runs.records import Split, Summary, Tracking, TrialRecord
+from common.runs.find import is_folder, is_run
+from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
+from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: far faster
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
 CURVES = [  # by epoch, by batch
     ["validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss"],
@@ -54,7 +49,6 @@ STATUS = {
     "unknown": "It left no summary: it died before its first save, or summary.json was lost.",
 }
 NAMES = ("name", "superclass")  # of a class: the page has them as lists
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -80,12 +74,12 @@ def signature(runs_dir: Path) -> dict[str, tuple[int, int]]:
 
 
 def attempt(problems: list[str], name: str, read: Callable[[], Any], empty: Any, missing: str | None = None) -> Any:
-    """`read()`; where that fails, `empty`, and why in `problems`. Quotes no content: a file may hold anything."""
+    """`read()`; where that fails, however it does, `empty`, and why in `problems`. Quotes no content: a file may hold anything."""
     try:
         return read()
     except UnknownVersion:
         problems.append(f"{name} was left out: it was written by a later version of this program.")
-    except UNREADABLE as error:
+    except Exception as error:  # Pillow and NumPy have kinds of their own
         cause = error.__context__ if isinstance(error, UserError) else error  # what the file system said, if it did
         if not isinstance(cause, FileNotFoundError):
             said = cause.strerror if isinstance(cause, OSError) else None
@@ -100,17 +94,8 @@ def named(file: Path, folder: RunFolder) -> str:
     return file.relative_to(folder.path).as_posix()
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file that holds a mapping. Errors: one of `UNREADABLE`."""
-    text = path.read_text(encoding="utf-8")
-    data = json.loads(text) if path.suffix == ".json" else yaml.load(text, YAML_LOADER)
-    if not isinstance(data, dict):
-        raise TypeError(f"{path} holds no mapping")
-    return data
-
-
 def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # an integer may have any length
 
 
 def number(value: Any) -> float | int | None:
@@ -136,17 +121,29 @@ def plain(value: Any) -> Any:
 
 def read_run(path: Path) -> dict[str, Any]:
     """One run folder: its `report` as a `Report` or None, the rest as plain data. Never raises for what the folder holds."""
-    folder, problems = RunFolder(path), list[str]()
+    try:
+        return _read_run(RunFolder(path))
+    except Exception:  # a kind of damage that no one thought of must not cost the other runs their page
+        return damaged_run(path)
+
+
+def damaged_run(path: Path) -> dict[str, Any]:
+    """What is shown of a run that can't be."""
+    return _plain_run(RunFolder(path), ["It is damaged, and can't be shown."])
+
+
+def _read_run(folder: RunFolder) -> dict[str, Any]:
+    problems = list[str]()
 
     def part(file: Path, read: Callable[[Path], Any], empty: Any, missing: str | None = None) -> Any:
         return attempt(problems, named(file, folder), lambda: read(file), empty, missing)
 
     summary: Summary = part(folder.summary, lambda _: folder.read_summary(), Summary())
-    config = part(folder.config, read_mapping, {}, f"{folder.config.name} is missing.")
+    config = part(folder.config, read_yaml, {}, f"{folder.config.name} is missing.")
     config = {key: plain(config[key]) for key in config if key in GROUP_OF}
     split: Split | None = part(folder.split, lambda _: folder.read_split(), None)
     tracking: Tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
-    rows = part(folder.metrics, read_rows, [])
+    rows = part(folder.metrics, lambda _: read_rows(folder), [])
     if not rows:
         problems.append(f"Nothing was logged yet: {folder.metrics.name} is missing or has no whole line.")
     evaluated = folder.evaluated()
@@ -158,33 +155,54 @@ def read_run(path: Path) -> dict[str, Any]:
     seconds = number(summary.seconds) or (max(times) - min(times) if times else None)
     status = part(folder.summary, lambda _: run_state(folder), "unknown") if summary != Summary() else "unknown"
     best_epoch, best_accuracy = best_of(summary, rows)
-    run = {
-        "id": path.name,
+    run = _plain_run(folder, problems) | {
         "status": status if status in STATUS else "unknown",
         "status_text": STATUS.get(status, STATUS["unknown"]),
         "error": summary.error if status == "failed" else None,
-        "problems": problems,
         "config": config,
         "data": str(config.get("data_dir") if config.get("dataset") == "folder" else config.get("dataset", "?")),
         "facts": {label: plain(value) for key, label in FACTS.items() if (value := getattr(summary, key)) is not None},
         "started": started or min(times, default=None),
-        "seconds": seconds,
+        "seconds": number(seconds),
         "best_epoch": best_epoch,
         "validation_accuracy": best_accuracy,
         "curves": curves_of(rows, started or min(times, default=0.0)),
         "report": report,
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
-        "evaluate": folder.command("evaluate.py", "--checkpoint", folder.id),
-        "visualize": folder.command("visualize.py", "--checkpoint", folder.id),
     }
     run["commands"] = next_commands(folder, run, tracking)
     return run
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def _plain_run(folder: RunFolder, problems: list[str]) -> dict[str, Any]:
+    """All that the page asks of a run, as it is where nothing is known."""
+    return {
+        "id": folder.id,
+        "status": "unknown",
+        "status_text": STATUS["unknown"],
+        "error": None,
+        "problems": problems,
+        "config": {},
+        "data": "?",
+        "facts": {},
+        "started": None,
+        "seconds": None,
+        "best_epoch": None,
+        "validation_accuracy": None,
+        "curves": [],
+        "report": None,
+        "predictions": [],
+        "lineage": [],
+        "commands": [],
+        "evaluate": folder.command("evaluate.py", "--checkpoint", folder.id),
+        "visualize": folder.command("visualize.py", "--checkpoint", folder.id),
+    }
+
+
+def read_rows(folder: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl in order of step; of a step logged twice, the later row. What a crash tore is left out."""
-    rows = {row["step"]: row for row in read_json_lines(path) if isinstance(row.get("step"), int)}
+    rows = {row["step"]: row for row in read_metrics(folder)}
     return [rows[step] for step in sorted(rows)]
 
 
@@ -218,7 +236,8 @@ def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]
 
 
 def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
-    return round((value - origin) / unit, 3) if _finite(value) else None
+    result = (value - origin) / unit if _finite(value) else None
+    return None if result is None or not _finite(result) else round(result, 3)
 
 
 def shown_of(report: Report) -> dict[str, Any]:
@@ -243,19 +262,19 @@ def read_shown(path: Path) -> list[dict[str, Any]]:
     """The images of the newest grid as rows `{"image", "true", "predicted", "confidence"}`."""
     return [
         {
-            "image": str(row.get("file") or row.get("index")),
-            "true": row["true"],
-            "predicted": row["predicted"],
-            "confidence": number(row["confidence"]),
+            "image": str(image.file or image.index),
+            "true": image.true,
+            "predicted": image.predicted,
+            "confidence": number(image.confidence),
         }
-        for row in plain(read_mapping(path)["predictions"][:100])
+        for image in read_record(path, Shown).predictions[:100]
     ]
 
 
 def read_tiles(thumbnails: Thumbnails, evaluated: EvaluationFolder) -> list[list[float]]:
     """What the tiles of the thumbnails show, `[[true, predicted, confidence, dataset index], …]`.
 
-    Errors: one of `UNREADABLE`.
+    Errors: `UserError`, or `LookupError` for an image that was not evaluated.
     """
     predictions = Predictions.load(evaluated.predictions)
     row_of = {int(index): row for row, index in enumerate(predictions.indices)}
@@ -337,9 +356,9 @@ def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
 def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
     """The sweeps under `runs_dir`, newest first: `{"id", "metric", "goal", "trials", "problems"}`."""
     sweeps = []
-    for path in sorted((path for path in (runs_dir / SWEEPS).glob("*") if path.is_dir()), reverse=True):
+    for path in sorted((path for path in (runs_dir / SWEEPS).glob("*") if is_folder(path)), reverse=True):
         folder, problems = SweepFolder(path), list[str]()
-        spec = attempt(problems, folder.settings.name, partial(read_mapping, folder.settings), {})
+        spec = attempt(problems, folder.settings.name, partial(read_yaml, folder.settings), {})
         metric = spec.get("metric") if isinstance(spec.get("metric"), dict) else {}
         missing = f"{folder.trials.name} is missing: no trial has ended yet."
         trials = attempt(problems, folder.trials.name, partial(read_trials, folder.trials), [], missing)

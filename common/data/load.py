@@ -22,6 +22,16 @@ LOADERS: dict[str, Callable[[Path | None, Split, int], Dataset]] = {
     "folder": lambda folder, split, image_size: load_folder(folder, split, image_size),
 }
 
+UNPACKED = {
+    "cifar100": "cifar-100-python",
+    "cifar10": "cifar-10-batches-py",
+}  # torchvision's folders of what is downloaded
+
+
+def is_there(name: str, data_dir: str) -> bool:
+    """Whether nothing would be downloaded into `data_dir` to load the dataset."""
+    return name not in UNPACKED or (Path(data_dir).expanduser() / UNPACKED[name]).is_dir()
+
 
 def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int) -> Dataset:
     """Loads one split. `image_size`, in pixels, is what `folder` decodes its photos at; the others have a size of their own.

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +11,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
 from common.base.errors import UserError
-from common.base.files import sha256_of
+from common.base.files import lies_in, sha256_of
+from common.base.text import printable
 from common.model.build import ARCHITECTURES
 from common.model.predict import Mirrored
-from common.model.weights import load_into, load_weights
+from common.model.weights import checked, load_into, load_weights
 from common.runs.find import resolve_checkpoint
-from common.runs.folder import RunFolder
+from common.runs.folder import SWEEPS, RunFolder
+from common.runs.records import Metadata
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Loaded:
     """A network ready to predict, and where it came from."""
 
     model: nn.Module
-    metadata: dict[str, Any]
-    """what best.safetensors says of itself: model, classes, dataset, image_size, run_id, …"""
+    metadata: Metadata
+    """what best.safetensors says of itself"""
     path: Path
     folder: RunFolder
     """where results about it belong: the folder of its run"""
@@ -43,7 +44,7 @@ class Loaded:
             return self
         if not flip:
             raise UserError(
-                f"--tta is {tta}, but must be none for {self.metadata['dataset']}: mirrored, they are other things"
+                f"--tta is {tta}, but must be none for {self.metadata.dataset}: mirrored, they are other things"
             )
         return replace(self, model=Mirrored(self.model), tta=tta)
 
@@ -57,24 +58,32 @@ def load_model(
     """Loads the weights that `reference` names (`common.runs.find.resolve_checkpoint`), in eval mode, channels_last, convolutions
     and BatchNorm fused. Errors: `UserError` when there is no such checkpoint, or it is damaged."""
     path, artifact = resolve_checkpoint(reference, runs_dir, download)
-    state, metadata = load_weights(path)
+    state, header = load_weights(path)
+    metadata = checked(header, path)
     model = network_for(metadata, path)
     load_into(model, state, path)
     in_run = RunFolder(path.parent.parent)
-    folder = in_run if in_run.checkpoints == path.parent else RunFolder(Path(runs_dir) / metadata["run_id"])
+    folder = in_run if in_run.checkpoints == path.parent else folder_of_run(runs_dir, metadata.run_id, path)
     network = fused(model.eval()).to(device).to(memory_format=torch.channels_last)
     return Loaded(network, metadata, path, folder, sha256_of(path), artifact)
 
 
-def network_for(metadata: dict[str, Any], path: Path) -> ResNet:
+def folder_of_run(runs_dir: str, run_id: str, source: Path) -> RunFolder:
+    """Where the results of weights that lie in no run folder belong. Errors: `UserError` when that is no folder for a run's files,
+    whatever the weights in `source` say."""
+    folder = RunFolder(Path(runs_dir) / run_id)
+    if run_id == SWEEPS or not lies_in(folder.path, Path(runs_dir)):
+        raise UserError(f"{source} says that it is of run {run_id}, but {folder.path} is no place for a run's results")
+    return folder
+
+
+def network_for(metadata: Metadata, path: Path) -> ResNet:
     """The network that the weights in `path`, of which `metadata` is the header, belong into: on the CPU, without values yet.
-    Errors: `UserError` when the header does not say which."""
-    try:
-        build, classes, _ = ARCHITECTURES[metadata["model"]], metadata["classes"], metadata["run_id"]
-    except KeyError as error:
-        raise UserError(f"{path} names no known {error} in its header; it can't be used") from None
+    Errors: `UserError` when the header names no known one."""
+    if metadata.model not in ARCHITECTURES:
+        raise UserError(f"{path} is of the unknown model {printable(metadata.model)!r}; it can't be used")
     with torch.device("meta"):
-        model = build(num_classes=len(classes))
+        model = ARCHITECTURES[metadata.model](num_classes=len(metadata.classes))
     return model.to_empty(device="cpu")
 
 

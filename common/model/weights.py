@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 
 from common.base.errors import UserError, first_line
 from common.base.files import atomic_path, disk_errors
+from common.base.records import parse_record
+from common.runs.records import Metadata
 
 FORMAT = "resnext-finetuning 1"
 
@@ -33,8 +36,8 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     header = _read_header(path)
     try:
         tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} can't be read: it is damaged ({error})") from None
+    except Exception as error:  # torch knows fewer types than the format
+        raise UserError(f"{path} can't be read: it is damaged ({first_line(error)})") from None
     if header.pop("sha256", None) != _checksum(tensors, header):
         raise UserError(f"{path} is damaged: its checksum is not the one in its header")
     return tensors, _decoded(path, header)
@@ -47,15 +50,27 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return _decoded(path, header)
 
 
+def checked(header: dict[str, Any], path: Path) -> Metadata:
+    """What `load_weights` or `read_metadata` gave, as its readers need it. Errors: `UserError` naming the file and the first field that
+    is missing, or that no run would write."""
+    for name in ("model", "classes", "dataset", "image_size", "run_id"):
+        if name not in header:
+            raise UserError(f"{path} can't be used: its header lacks {name!r}")
+    known = {field.name: header[field.name] for field in fields(Metadata) if field.name in header}
+    return parse_record(json.dumps(known).encode(), Metadata, path)
+
+
 def _read_header(path: Path) -> dict[str, str]:
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep one waiting
+            raise OSError("it is no file")
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
-    except (OSError, safetensors.SafetensorError) as error:
+    except Exception as error:  # of what kind it is for a header that is none is not said
         raise UserError(
-            f"{path} can't be read as safetensors: truncated, damaged, or another format ({error})"
+            f"{path} can't be read as safetensors: truncated, damaged, or another format ({first_line(error)})"
         ) from None
     if header.get("format") != FORMAT:
         raise UserError(f"{path} holds weights, but was not written by train.py: its header does not say {FORMAT!r}")
@@ -65,7 +80,7 @@ def _read_header(path: Path) -> dict[str, str]:
 def _decoded(path: Path, header: dict[str, str]) -> dict[str, Any]:
     try:
         return {key: json.loads(value) for key, value in header.items() if key != "format"}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} has a damaged header: {error}") from None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.base.errors import UserError
+from common.base.files import lies_in
 from common.runs.folder import SWEEPS, RunFolder
 from common.runs.records import LoggedArtifact
 
@@ -13,38 +14,66 @@ def is_run(path: Path) -> bool:
     """Whether the folder is a run's, also of one that was killed before it had weights. The folder of the sweeps is not."""
     folder = RunFolder(path)
     left = (folder.config, folder.metrics, folder.summary, folder.checkpoints)
-    return path.name != SWEEPS and any(entry.exists() for entry in left)
+    try:
+        return path.name != SWEEPS and any(entry.exists() for entry in left)
+    except OSError:  # closed to us, or a name that no file can have
+        return False
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether it is a file, or a link to one; a name that no file can have is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return Path(path).is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """As `is_file`."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     """The runs in `runs_dir`, oldest first."""
     root = Path(runs_dir)
-    return sorted((RunFolder(path) for path in root.iterdir() if is_run(path)), key=_age) if root.is_dir() else []
+    try:
+        return sorted((RunFolder(path) for path in root.iterdir() if is_run(path)), key=_age) if root.is_dir() else []
+    except OSError as error:
+        raise UserError(f"{root} can't be listed: {error.strerror or error}; see --runs_dir") from None
 
 
 def _age(folder: RunFolder) -> tuple[float, str]:
     try:
         return folder.read_summary().started or 0.0, folder.id
     except UserError:  # damaged: it may be the newest all the same
-        return folder.summary.lstat().st_mtime, folder.id
+        with contextlib.suppress(OSError):
+            return folder.summary.lstat().st_mtime, folder.id
+        return 0.0, folder.id
 
 
 def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:
     """A run by id or folder. Errors: `UserError` naming `flag` and the ids there are."""
     for path in (Path(runs_dir) / reference, Path(reference)):
-        if is_run(path.resolve()):
-            return RunFolder(path.resolve() if path.name in ("", "..") else path)
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+            if is_run(path.resolve()):
+                return RunFolder(path.resolve() if path.name in ("", "..") else path)
     known = [folder.id for folder in list_runs(runs_dir)][-5:]
     there = f"the newest there: {', '.join(reversed(known))}" if known else "there are no runs in it"
     raise UserError(f"{flag} {reference} is no run in {runs_dir} and no run's folder; {there}")
 
 
 def logged_artifacts(runs_dir: str | Path) -> list[tuple[RunFolder, LoggedArtifact]]:
-    """All that the runs in `runs_dir` logged, the oldest first; a record that can't be read is passed over."""
+    """All that the runs in `runs_dir` logged, the oldest first; a record that can't be read is passed over, and so is what names
+    files elsewhere."""
     logged: list[tuple[RunFolder, LoggedArtifact]] = []
     for folder in list_runs(runs_dir):
         with contextlib.suppress(UserError):
-            logged += [(folder, artifact) for artifact in folder.read_tracking().artifacts if artifact.files]
+            artifacts = folder.read_tracking().artifacts
+            own = [
+                a for a in artifacts if a.files and all(lies_in(folder.path / file, folder.path) for file in a.files)
+            ]
+            logged += [(folder, artifact) for artifact in own]
     return sorted(logged, key=lambda entry: (entry[1].time, entry[0].id))
 
 
@@ -78,9 +107,9 @@ def resolve_checkpoint(
                 f"no run with weights in {runs_dir}; train one with train.py, or give --checkpoint or --runs_dir"
             )
         return runs[-1].best, None
-    if Path(reference).is_file():
+    if is_file(reference):
         return Path(reference), None
-    if ":" not in reference and any((root / reference).is_dir() for root in (Path(runs_dir), Path())):
+    if ":" not in reference and any(is_folder(root / reference) for root in (Path(runs_dir), Path())):
         folder = find_run(runs_dir, reference, "--checkpoint")
         if not folder.best.exists():
             raise UserError(

@@ -1,6 +1,7 @@
 """The run folder: its files' names, what they say of the run, and its lock. Imports no torch."""
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -14,9 +15,9 @@ from typing import Any
 import yaml
 
 from common.base.errors import UserError
-from common.base.files import read_json, read_json_lines, safe_name, write_atomic, write_json
+from common.base.files import lies_in, read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.base.locks import lives, locked
-from common.base.records import read_record, write_record
+from common.base.records import LARGEST_INTEGER, read_record, read_yaml, write_record
 from common.base.text import command_line
 from common.config import RUNS_DIR, TrainConfig, as_dict
 from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
@@ -66,6 +67,7 @@ class RunFolder:
     tables = Name("evaluation", "tables")
     visualization = Name("visualization")
     shown = Name("visualization", "predictions.json")
+    wandb = Name("wandb")
     staging = Name("wandb", "staging")
 
     @property
@@ -184,6 +186,15 @@ def check_writable(folder: Path, flag: str) -> None:
         raise UserError(f"{flag} is {str(folder)!r}, which can't be written: {error.strerror}") from None
 
 
+def check_results(folder: RunFolder, *places: Path) -> None:
+    """Errors: `UserError` when results can't be written to these places in the run's folder, or a link in it, which may be a stranger's,
+    leads one of them out of it."""
+    check_writable(places[0], "--runs_dir")
+    for place in (*places, folder.wandb):
+        if not lies_in(place, folder.path):
+            raise UserError(f"{place} is a link that leads out of {folder.path}; nothing is written there: remove it")
+
+
 def create_run(folder: RunFolder, config: TrainConfig, split: Split) -> None:
     """Writes split.json, summary.json and, last, config.yaml: with it the run can be seen, and its id is taken."""
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -205,12 +216,10 @@ def save_config(folder: RunFolder, config: TrainConfig) -> None:
 
 def load_config(folder: RunFolder) -> TrainConfig:
     """config.yaml as a `TrainConfig`. Errors: `UserError` naming the file."""
+    values = read_yaml(folder.config)
     try:
-        values: Any = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("not a mapping")
         return TrainConfig.of(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{folder.config} can't be read as a run's config: {error}") from None
 
 
@@ -223,5 +232,11 @@ def run_state(folder: RunFolder) -> str:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, oldest first."""
-    return read_json_lines(folder.metrics)
+    """The rows of metrics.jsonl, oldest first: finite numbers under their names, of which one is the step. What else may stand in the file
+    was not logged by a run, and is left out. Errors: `UserError` naming the file when it can't be read."""
+    rows = [{key: value for key, value in row.items() if _is_logged(value)} for row in read_json_lines(folder.metrics)]
+    return [row for row in rows if type(row.get("step")) is int]
+
+
+def _is_logged(value: Any) -> bool:
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= LARGEST_INTEGER)

@@ -1,6 +1,7 @@
 """Groups: runs that share a `--group`. Those of `train.py --seeds` are one recipe, and differ in their seeds alone. Imports no torch."""
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from common.base.errors import UserError
 from common.base.text import printable
 from common.config import SETS_APART, TrainConfig, as_dict
-from common.runs.find import find_run, is_run, list_runs
+from common.runs.find import find_run, is_file, is_run, list_runs
 from common.runs.folder import RunFolder, load_config, run_state
 
 Member = tuple[RunFolder, TrainConfig]
@@ -29,13 +30,18 @@ class Recipe:
 
 
 def groups(runs_dir: str | Path) -> dict[str, list[Member]]:
-    """Name → the group's runs, by seed. A run whose config can't be read is in none."""
+    """Name → the group's runs, by seed. A run whose config can't be read is in none, which is said: the group may lack it."""
     found: dict[str, list[Member]] = {}
     for folder in list_runs(runs_dir):
-        with contextlib.suppress(UserError):
+        if not folder.config.exists():  # killed before it was one
+            continue
+        try:
             config = load_config(folder)
-            if config.run.group:
-                found.setdefault(config.run.group, []).append((folder, config))
+        except UserError as error:
+            print(f"left out of its group: {printable(error, 300)}", file=sys.stderr)
+            continue
+        if config.run.group:
+            found.setdefault(config.run.group, []).append((folder, config))
     return {name: sorted(members, key=lambda member: member[1].compute.seed) for name, members in found.items()}
 
 
@@ -56,14 +62,16 @@ def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
 
 def find_group(runs_dir: str | Path, name: str | None) -> Recipe | None:
     """The group of that name; None where it is the name of a file or a run, or of nothing. Errors: as `one_recipe`."""
-    if name is None or Path(name).is_file() or _is_run(runs_dir, name):
+    if name is None or is_file(name) or _is_run(runs_dir, name):
         return None
     members = groups(runs_dir).get(name)
     return one_recipe(name, members) if members else None
 
 
 def _is_run(runs_dir: str | Path, name: str) -> bool:
-    return any(is_run(path.resolve()) for path in (Path(runs_dir) / name, Path(name)))
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        return any(is_run(path.resolve()) for path in (Path(runs_dir) / name, Path(name)))
+    return False
 
 
 def one_recipe(name: str, members: Sequence[Member]) -> Recipe:

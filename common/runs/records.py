@@ -1,7 +1,15 @@
 """What a run's JSON files hold, as types. What has a default may be missing, as in files of earlier versions."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval, Len
+
+from common.base.errors import UserError
+from common.base.files import safe_name
+
+LONGEST_NAME = 1000  # characters; a folder's has at most 255
 
 # --- split.json -------------------------------------------------------------------------------------------------------
 
@@ -21,8 +29,44 @@ class Split:
     """of all training images, those of the validation included"""
     train_size: int = 0
     """images that are trained on"""
-    validation: list[int]
+    validation: list[Annotated[int, Ge(0)]]
     """indices of the others"""
+
+    def validation_of(self, images: int, source: Path) -> list[int]:
+        """`validation`, which are some of so many images. Errors: `UserError` naming `source` when they are not."""
+        if len(set(self.validation)) < len(self.validation) or max(self.validation, default=0) >= images:
+            raise UserError(f"{source} can't be used: its validation images are not among the {images} of train")
+        return self.validation
+
+
+# --- the header of best.safetensors -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a `best.safetensors` says of itself, as far as its readers need it. It may be a stranger's: no value leads anywhere, and
+    each can be printed."""
+
+    model: str
+    classes: Annotated[list[str], Len(1, 100_000)]
+    dataset: str
+    data_dir: str | None = None
+    """where the run's own images lie"""
+    image_size: Annotated[int, Interval(ge=16, le=1024)]
+    run_id: str
+    """the name of a folder"""
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
+    validation_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    project: str | None = None
+    entity: str | None = None
+    epoch: float | None = None
+
+    def __post_init__(self) -> None:
+        """Errors: `ValueError`."""
+        safe_name(self.run_id, "run_id")
+        for name in (self.model, self.dataset, self.project, self.entity, *self.classes):
+            if name is not None and not (name.isprintable() and len(name) <= LONGEST_NAME):
+                raise ValueError(f"{name[:LONGEST_NAME]!r} can't be a name")
 
 
 # --- summary.json -----------------------------------------------------------------------------------------------------
@@ -142,6 +186,27 @@ class Tracking:
     runs: list[TrackedRun] = field(default_factory=list)
     artifacts: list[LoggedArtifact] = field(default_factory=list)
     tables: list[LoggedTable] = field(default_factory=list)
+
+
+# --- visualization/predictions.json -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image of the newest grid."""
+
+    true: str | None
+    predicted: str
+    confidence: float
+    index: int | None = None
+    """in the data set; None for one's own photo"""
+    file: str | None = None
+    """of one's own photo"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    predictions: list[ShownImage]
 
 
 # --- trials.json of an offline sweep ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.base.files import cache_folder
 from common.runs.folder import RunFolder, load_config
+from common.runs.records import Metadata
 from common.tracking.run import WandbRun, start
 from common.tracking.server import download
 
@@ -18,7 +19,7 @@ def downloader(project: str | None, entity: str | None) -> Callable[[str], Path 
 
 @contextlib.contextmanager
 def tracked(
-    folder: RunFolder, job_type: str, config: dict[str, Any], metadata: dict[str, Any], artifact: str | None
+    folder: RunFolder, job_type: str, config: dict[str, Any], metadata: Metadata, artifact: str | None
 ) -> Iterator[WandbRun]:
     """A W&B run of its own about the checkpoint of the run in `folder`, in that run's project and group; ends as the block ends.
 
@@ -30,11 +31,11 @@ def tracked(
         job_type,
         config,
         name=f"{folder.id}-{job_type}",
-        project=config["project"] or metadata["project"],
-        entity=config["entity"] or metadata["entity"],
+        project=config["project"] or metadata.project,
+        entity=config["entity"] or metadata.entity,
         group=group or folder.id,
     )
-    run.use_model(artifact, metadata["run_id"])
+    run.use_model(artifact, metadata.run_id)
     try:
         yield run
     except BaseException:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import wandb
 
-from common.base.files import sha256_of
+from common.base.files import lies_in, sha256_of
 from common.runs.folder import RunFolder
 from common.runs.records import LoggedArtifact
 
@@ -66,15 +66,16 @@ LocalArtifact = LocalFiles | LocalTable
 
 def local_artifacts(folder: RunFolder, run_id: str) -> list[LocalArtifact]:
     """What the W&B run logged and the folder still holds. Weights that later ones of the same run have replaced are not there
-    to be sent."""
+    to be sent, and what lies elsewhere is not the run's."""
     tracking, found = folder.read_tracking(), list[LocalArtifact]()
     for artifact in tracking.artifacts:
         paths = [folder.path / file for file in artifact.files]
-        if artifact.run_id == run_id and all(p.is_file() for p in paths) and sha256_of(*paths) == artifact.digest:
+        whole = all(path.is_file() and lies_in(path, folder.path) for path in paths)
+        if artifact.run_id == run_id and whole and sha256_of(*paths) == artifact.digest:
             found.append(LocalFiles(artifact, paths))
     for table in tracking.tables:
         path = folder.path / table.file
-        if table.run_id == run_id and path.exists():
+        if table.run_id == run_id and path.is_file() and lies_in(path, folder.path):
             found.append(LocalTable(table_artifact_name(run_id, table.key), table.key, path))
     return found
 

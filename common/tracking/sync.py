@@ -9,13 +9,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.base.errors import UserError
-from common.base.text import markdown_table
+from common.base.text import markdown_table, printable
 from common.runs.find import find_run, list_runs
 from common.runs.folder import RunFolder
 from common.runs.records import TrackedRun
 from common.tracking import server
 from common.tracking.artifacts import LocalArtifact, local_artifacts
-from common.tracking.logs import logged_rows, media_files
+from common.tracking.logs import log_folders, logged_rows, may_be_sent, media_files
 from common.tracking.mode import logged_in
 
 
@@ -62,8 +62,17 @@ def sync(runs: Sequence[str], runs_dir: str) -> int:
         raise UserError(f"there are no runs in {runs_dir}; name the folder with --runs_dir")
     if not logged_in():
         raise UserError("not logged in to W&B; run `wandb login`, or set WANDB_API_KEY")
-    rows = [row for folder in folders for row in sync_run(folder)]
+    rows, damaged = list[Synced](), 0
+    for folder in folders:
+        try:
+            rows += sync_run(folder)
+        except UserError as error:  # of a damaged run, which costs the others nothing
+            damaged += 1
+            print(f"W&B: {printable(error, 500)}", file=sys.stderr)
     print(table(rows))
+    if damaged:
+        print(f"{damaged} of {len(folders)} run folders are damaged, and were passed over", file=sys.stderr)
+        return 1
     missing = sum(not row.complete for row in rows)
     if missing:
         print(f"{missing} of {len(rows)} W&B runs are not whole on the server; run this again later", file=sys.stderr)
@@ -75,14 +84,17 @@ def sync(runs: Sequence[str], runs_dir: str) -> int:
 def sync_run(folder: RunFolder) -> list[Synced]:
     """Sends all W&B runs that `folder` holds logs of: the training, its evaluations and its visualizations."""
     runs = [run for run in folder.read_tracking().runs if run.dirs]
-    return [_sync_one(folder, run, local_artifacts(folder, run.id)) for run in tqdm(runs, desc=folder.id, unit="run")]
+    return [
+        _sync_one(folder, run, local_artifacts(folder, run.id))
+        for run in tqdm(runs, desc=printable(folder.id), unit="run")
+    ]
 
 
 def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]) -> Synced:
-    directories = [path for path in (folder.path / directory for directory in run.dirs) if path.is_dir()]
+    directories, all_of_them = log_folders(folder, run)
     logs = {directory: logged_rows([directory]) for directory in directories}
     rows = {step: row for log in logs.values() for step, row in log.items()}
-    files = media_files(directories)
+    files = media_files(folder, directories)
     wanted = Wanted(frozenset(rows), artifacts, frozenset(files))
 
     there, state = server.on_server(run), "already there"
@@ -91,7 +103,7 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
         # `wandb sync` appends all rows of a log, also those that had arrived before: a log that broke off goes on row by row.
         broken_off = any(min(log) <= last < max(log) for log in logs.values() if log)
         is_new = {directory: there is None or min(log, default=-1) > last for directory, log in logs.items()}
-        unsent = [directory for directory in directories if is_new[directory] and not broken_off]
+        unsent = [d for d in directories if is_new[d] and not broken_off and may_be_sent(folder, d)]
         if unsent:
             server.send(unsent)
             there = _settled(run, wanted)
@@ -102,6 +114,8 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
             there = _settled(run, wanted)
         if wanted.missing_in(there):
             state = "missing" if there is None else "incomplete"
+    if not all_of_them:
+        state = "incomplete"
     return Synced(
         run.id,
         run.job_type,
@@ -127,5 +141,5 @@ def table(rows: Sequence[Synced]) -> str:
     lines = []
     for row in rows:
         counts = [f"{there} of {wanted}" for there, wanted in (row.rows, row.files, row.artifacts)]
-        lines.append([row.run, row.job_type, *counts, row.state])
+        lines.append([printable(row.run), printable(row.job_type), *counts, row.state])
     return markdown_table(["run", "job", "rows", "files", "artifacts", "state"], lines)

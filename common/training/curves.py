@@ -14,7 +14,7 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: float | None) -> Figure:
 
     rows: those of metrics.jsonl; of these, the ones of whole epochs are drawn.
     """
-    rows = [row for row in rows if "train/loss" in row]
+    rows = [row for row in rows if "train/loss" in row and "epoch" in row]
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, colour, style in (("train", BLUE, "o-"), ("validation", ORANGE, "s--")):

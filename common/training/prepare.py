@@ -22,7 +22,7 @@ from common.data.dataset import Dataset
 from common.data.load import load_dataset
 from common.data.split import split_indices
 from common.model.build import build_model, set_trainable
-from common.model.weights import read_metadata
+from common.model.weights import checked, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.tracking.run import start
@@ -245,8 +245,9 @@ def end(run: Run) -> None:
     status = "interrupted" if stopped else "finished"
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
-        about = read_metadata(folder.best)
-        tracked.log_artifact(f"{about['model']}-{about['dataset']}", "model", [folder.best], ["best", "latest"], about)
+        header = read_metadata(folder.best)
+        about = checked(header, folder.best)
+        tracked.log_artifact(f"{about.model}-{about.dataset}", "model", [folder.best], ["best", "latest"], header)
     tracked.finish(run.exit_status)
     with disk_errors(
         folder.summary

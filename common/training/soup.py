@@ -28,7 +28,7 @@ from common.model.build import set_trainable
 from common.model.load import network_for
 from common.model.predict import predict
 from common.model.soup import State, greedy_soup, unlike_statistics, with_statistics
-from common.model.weights import load_into, load_weights, read_metadata, save_weights
+from common.model.weights import checked, load_into, load_weights, read_metadata, save_weights
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, load_config, new_run_id, plan_run
 from common.runs.records import Split
@@ -102,8 +102,10 @@ def open_soup(settings: SoupSettings) -> "Soup":
     data = load_dataset(config.data.dataset, place, "train", size)
     if dataset_digest(data) != first.split.digest:
         raise UserError(f"the training images are not those of run {first.id}: give their folder with --data_dir")
-    model = network_for(first.about, first.folder.best).to(device, memory_format=torch.channels_last)
-    validation = torch.tensor(first.split.validation)
+    model = network_for(checked(first.about, first.folder.best), first.folder.best).to(
+        device, memory_format=torch.channels_last
+    )
+    validation = torch.tensor(first.split.validation_of(len(data.labels), first.folder.split))
     training = torch.from_numpy(np.setdiff1d(np.arange(len(data.labels)), validation.numpy()))
     batches = Batches(data.images, data.labels, validation, settings.batch_size, size, device)
     shuffled = Batches(data.images, data.labels, training, settings.batch_size, size, device, training=True)

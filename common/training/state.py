@@ -119,7 +119,10 @@ class TrainState:
         state = load_training_state(path)
         try:
             for name in PROGRESS:
-                setattr(self, name, state["progress"][name])
+                value = state["progress"][name]
+                if type(value) not in (int, float, type(None)):
+                    raise TypeError(f"{name} is no number")
+                setattr(self, name, value)
             self.begin_phase()  # the optimizer and the average that were saved are those of this epoch's phase
             load_into(self.model, state["model"], path)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -145,6 +148,8 @@ def load_training_state(path: Path) -> dict[str, Any]:
     """What `save_training_state` saved, on the CPU; every record's checksum is verified, since a flipped bit in a weight
     would otherwise pass. Errors: `UserError` naming the file."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep one waiting
+            raise ValueError("it is no file")
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")

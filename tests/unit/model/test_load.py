@@ -32,7 +32,8 @@ def trained(name: str = "resnext50_32x4d", num_classes: int = 7) -> nn.Module:
 
 
 def saved(network: nn.Module, path, **changes) -> None:
-    about = {"model": "resnext50_32x4d", "classes": [f"class {n}" for n in range(7)], "run_id": "first", **changes}
+    about = {"model": "resnext50_32x4d", "classes": [f"class {n}" for n in range(7)], "run_id": "first"}
+    about |= {"dataset": "digits", "image_size": 24, **changes}
     save_weights(path, network.state_dict(), {key: value for key, value in about.items() if value is not None})
 
 
@@ -59,7 +60,7 @@ def test_a_saved_network_comes_back_ready_to_predict(tmp_path):
         torch.testing.assert_close(logits(loaded.model), logits(model), rtol=1e-4, atol=1e-4)
         assert not loaded.model.training
         assert (loaded.path, loaded.folder.path, loaded.artifact) == (path, path.parent.parent, None)
-        assert loaded.sha256 == sha256_of(path) and loaded.metadata["image_size"] == 32
+        assert loaded.sha256 == sha256_of(path) and loaded.metadata.image_size == 32
 
 
 def test_a_file_away_from_its_run_belongs_to_the_run_it_names(tmp_path):
@@ -71,7 +72,7 @@ def test_a_file_away_from_its_run_belongs_to_the_run_it_names(tmp_path):
 def test_a_downloaded_artifact_is_loaded_under_its_name(tmp_path):
     saved(trained(), tmp_path / "downloaded.safetensors")
     loaded = load_model("net:v3", str(tmp_path), CPU, lambda reference: tmp_path / "downloaded.safetensors")
-    assert loaded.artifact == "net:v3" and loaded.metadata["run_id"] == "first"
+    assert loaded.artifact == "net:v3" and loaded.metadata.run_id == "first"
 
 
 @pytest.mark.parametrize("missing", ["model", "classes", "run_id"])
