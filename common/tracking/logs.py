@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.runs.folder import RunFolder, read_metrics
+
 
 def logged_rows(directories: Iterable[Path]) -> dict[int, dict[str, Any]]:
     """The history rows in W&B's local logs by step, nested values under keys with dots; those that a crash tore, too, are read
@@ -21,6 +23,18 @@ def logged_rows(directories: Iterable[Path]) -> dict[int, dict[str, Any]]:
                 if '"type":"history"' in line:
                     row = json.loads(line)["history"]["item"]
                     rows[row["_step"]] = row
+    return rows
+
+
+def measured_rows(folder: RunFolder) -> dict[int, dict[str, Any]]:
+    """The rows of metrics.jsonl by step, as `logged_rows` gives those that W&B was told: without the figures, which are logged as
+    they are drawn. What is no row of ours is left out."""
+    rows = {}
+    for row in read_metrics(folder):
+        step = row.pop("step", None)
+        if type(step) is int and step >= 0:
+            numbers = {key: value for key, value in row.items() if type(value) in (int, float) and key != "time"}
+            rows[step] = {"_step": step, **numbers}
     return rows
 
 
