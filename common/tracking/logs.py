@@ -34,7 +34,8 @@ def measured_rows(folder: RunFolder) -> dict[int, dict[str, Any]]:
         step = row.pop("step", None)
         if type(step) is int and step >= 0:
             numbers = {key: value for key, value in row.items() if type(value) in (int, float) and key != "time"}
-            rows[step] = {"_step": step, **numbers}
+            if numbers:
+                rows[step] = {"_step": step, **numbers}
     return rows
 
 

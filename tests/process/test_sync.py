@@ -32,8 +32,8 @@ def state_of(backend: Backend) -> dict:
     }
 
 
-def sync(place: Path, runs_dir: str, backend: Backend, status: int) -> str:
-    env = script_environment(place, WANDB_MODE=None, **backend.env(place))
+def sync(place: Path, runs_dir: str, backend: Backend, status: int, **more: str) -> str:
+    env = script_environment(place, WANDB_MODE=None, **backend.env(place), **more)
     done = run_script("sync.py", "--runs_dir", runs_dir, cwd=place, env=env, status=status)
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
@@ -244,9 +244,6 @@ def kill_the_client():
             os.kill(int(number), signal.SIGKILL)
             return
     raise SystemExit("no wandb-core to kill")
-
-
-# Before the others, whose client it kills: see `without_its_client`.
 """
 
 SHARED = """
@@ -256,6 +253,10 @@ for name in ("first", "second", "third"):  # trained on the same data
     for step in (1, 2, 3):
         row(folder, run, step)
     end(folder, run)
+
+evaluation = start(RunFolder(Path("runs/first")), "evaluate", {})
+evaluation.log_table("per_class", ["class", "recall"], [["0", 1.0], ["1", 0.5]])
+evaluation.finish(0)
 
 folder, run = begin("torn", "offline")  # its log is gone, but for its folder
 row(folder, run, 1), row(folder, run, 2)
@@ -287,7 +288,8 @@ os._exit(0)
 
 
 def run_code(place: Path, code: str, backend: Backend) -> subprocess.Popen:
-    env = script_environment(place, WANDB_MODE=None, **backend.env(place))
+    # A shell that has a run's id gives it to every script, and to `wandb sync`.
+    env = script_environment(place, WANDB_MODE=None, WANDB_RUN_ID="of-the-shell", **backend.env(place))
     with open(place / "said.txt", "a") as said:
         return subprocess.Popen([sys.executable, "-c", RUNS + code], cwd=place, env=env, stdout=said, stderr=said)
 
@@ -306,8 +308,8 @@ def unsent(tmp_path_factory) -> Iterator[SimpleNamespace]:
         finally:
             killed.kill(), shared.kill()
         before = len(backend.runs["killed"].rows)
-        synced, after = sync(place, "runs", backend, 1), state_of(backend)
-        again = sync(place, "runs", backend, 1)
+        synced, after = sync(place, "runs", backend, 1, WANDB_RUN_ID="of-the-shell"), state_of(backend)
+        again = sync(place, "runs", backend, 1, WANDB_RUN_ID="of-the-shell")
         yield SimpleNamespace(
             backend=backend, before=before, synced=synced, again=again, states=(after, state_of(backend))
         )
@@ -340,6 +342,13 @@ def test_data_that_another_run_logged_first_has_arrived_and_each_run_uses_it(uns
     assert data.version == "v0" and {data.created_by, *data.used_by} == {"first", "second", "third"}
     for name in ("first", "second", "third"):
         assert "1 of 1" in line_of(name, unsent.synced) and "already there" in line_of(name, unsent.again)
+
+
+def test_a_run_s_id_in_the_shell_is_no_other_run_s(unsent):
+    trainings = {"killed", "first", "second", "third", "torn", "lost"}
+    (evaluation,) = unsent.backend.runs.keys() - trainings
+    assert evaluation != "of-the-shell" and unsent.backend.runs[evaluation].job_type == "evaluate"
+    assert "per_class" in unsent.backend.runs[evaluation].history[0]
 
 
 def test_an_artifact_whose_file_is_gone_and_that_never_arrived_is_missed(unsent):
