@@ -24,7 +24,8 @@ def saved_rows(folder: RunFolder, state: TrainState) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl that are no further than the state."""
 
     def is_saved(row: dict[str, Any]) -> bool:
-        return row["step"] <= (state.measured if "train/loss" in row else state.step)
+        step = row.get("step")
+        return isinstance(step, int) and step <= (state.measured if "train/loss" in row else state.step)
 
     return [row for row in read_metrics(folder) if is_saved(row)]
 

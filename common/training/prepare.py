@@ -48,9 +48,9 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         with run.folder.locked() if processes.main else contextlib.nullcontext():
             if config.run.resume:
                 run.state.load(run.folder.last, processes)
-                take_stock(run)
+                other_best = take_stock(run)
                 finished = has_finished(run)
-                if run.ended:
+                if run.ended and other_best:
                     keep_weights(run)
                 if finished:
                     yield run
@@ -182,10 +182,13 @@ def has_finished(run: Run) -> bool:
     return finished
 
 
-def take_stock(run: Run) -> None:
-    """Compares a run to go on with, its folder and what last.pt says is in it. What is gone is named, and no longer counted on."""
+def take_stock(run: Run) -> bool:
+    """Compares a run to go on with, its folder and what last.pt says is in it. What is gone is named, and no longer counted on
+    → whether the best weights are others."""
     state = run.state
+    before = state.best_epoch
     state.rows, state.best_epoch, state.best_accuracy = run.processes.agree(lambda: (rows_left(run), *best_left(run)))
+    return state.best_epoch != before
 
 
 def rows_left(run: Run) -> int:
@@ -193,16 +196,10 @@ def rows_left(run: Run) -> int:
     state, file = run.state, run.folder.metrics
     rows = saved_rows(run.folder, state)
     has_last = not state.measured or any(row["step"] == state.measured and "train/loss" in row for row in rows)
-    if not has_last or len(rows) < (state.rows or 0):
-        what = (
-            f"the row of step {state.measured}"
-            if state.rows is None
-            else f"{state.rows - len(rows)} of {state.rows} rows"
-        )
-        print(
-            f"{file} lacks {what} that {run.folder.last.name} says were there: the run's curves lack them, too",
-            file=sys.stderr,
-        )
+    lost = (state.rows or 0) - len(rows)
+    if lost > 0 or not has_last:
+        what = f"{lost} of {state.rows} rows" if lost > 0 else f"the row of step {state.measured}"
+        print(f"{file} lacks {what} that last.pt counts on: the run's curves lack them, too", file=sys.stderr)
     return len(rows)
 
 
@@ -236,10 +233,10 @@ def keep_weights(run: Run) -> None:
     """Where the best weights are gone, those that a run ended with take their place: it is never without weights to evaluate."""
     if run.state.best_epoch is None:
         run.keep(run.processes.agree(lambda: last_row(run)))
-        run.save()
-        if run.processes.main:
-            with disk_errors(run.folder.summary):
-                run.folder.update_summary(**best_of(run.state))
+    run.save()
+    if run.processes.main:
+        with disk_errors(run.folder.summary):
+            run.folder.update_summary(**best_of(run.state))
 
 
 def last_row(run: Run) -> dict[str, float]:

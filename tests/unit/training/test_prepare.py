@@ -99,7 +99,7 @@ def test_rows_that_metrics_jsonl_has_lost_are_counted_and_named(kept, lost, run,
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
     for flags in ([], ["--max_steps", 27]):
         assert go_on(run.parent, *flags) == 0
-        assert f"{file} lacks {lost} of 6 rows that last.pt says were there" in capsys.readouterr().err
+        assert f"{file} lacks {lost} of 6 rows that last.pt counts on" in capsys.readouterr().err
     assert lines_of(run) == (kept or 0) + 2
     assert go_on(run.parent) == 0 and "lacks" not in capsys.readouterr().err  # said once the run has gone on
 
