@@ -3,8 +3,8 @@
     python sync.py              # every run in runs/ that W&B does not have whole
     python sync.py RUN …        # these runs
 
-`wandb sync` does the sending. It can say "Finished" while artifacts are missing, as after the run folders were copied to
-another machine: what is missing is logged again from the run folder. Exit status 1 while anything is missing.
+`wandb sync` does the sending. It can say "Finished" while rows or artifacts are missing, as after W&B's process was killed or the run
+folders were copied to another machine: what is missing is logged again from the run folder. Exit status 1 while anything is missing.
 """
 
 import sys

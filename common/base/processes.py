@@ -1,7 +1,7 @@
 """One process or many: `torchrun --nproc_per_node=N train.py …` on PyTorch's own distributed package.
 
 Every process runs the same script; the one of rank 0 alone writes files and speaks to W&B. Gradients and BatchNorm's
-statistics are those of the whole batch, so a run's result does not depend on the number of processes.
+statistics are those of the whole batch, so a run's result does not depend on the number of processes, but for rounding, which training amplifies.
 """
 
 import contextlib

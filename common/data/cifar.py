@@ -6,6 +6,7 @@ compares and shows a bar, and it would overwrite a damaged archive, which is ref
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -13,6 +14,7 @@ import os
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ import torch
 
 from common.base.download import network_timeout
 from common.base.errors import UserError
+from common.base.locks import locked
 from common.data.dataset import Dataset, Split
 
 if TYPE_CHECKING:
@@ -107,8 +110,9 @@ def _install(source: type[CIFAR10], folder: Path) -> None:
         raise UserError(
             f"{archive} is damaged (its MD5 is not {source.tgz_md5}); delete it, and it is downloaded again"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as temporary:
+    with _alone_in(folder), tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as temporary:
+        if _is_whole(source, folder):  # another process has just done it
+            return
         if not archive.exists():
             _download(source, folder, Path(temporary))
             os.replace(Path(temporary) / source.filename, archive)
@@ -116,6 +120,19 @@ def _install(source: type[CIFAR10], folder: Path) -> None:
         (folder / source.base_folder).mkdir(exist_ok=True)
         for name in _files(source):
             os.replace(Path(temporary) / name, folder / source.base_folder / name)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of several processes that install into `folder`, which is made, one at a time is in the block."""
+    lock = folder / ".installing.lock"
+    with locked(lock):
+        try:
+            yield
+        finally:
+            # Who waits for it may then be there with one that makes a new one: each still moves whole files into place.
+            with contextlib.suppress(OSError):
+                lock.unlink()
 
 
 def _download(source: type[CIFAR10], folder: Path, temporary: Path) -> None:

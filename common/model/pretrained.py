@@ -1,6 +1,8 @@
 """The weights that a network starts from: ImageNet's, or a file's, without their head."""
 
 import os
+import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torchvision import models
 
 from common.base.download import network_timeout
 from common.base.errors import UserError, first_line
+from common.base.files import sha256_of
 from common.base.home import expanded
 from common.model.weights import load_into
 
@@ -40,6 +43,9 @@ def read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
     file = os.path.join(folder, os.path.basename(entry.url))
     try:
         with network_timeout():
+            if os.path.exists(file) and not has_its_hash(file):  # torch.hub compares it after the download alone
+                print(f"{file} is damaged: it is downloaded anew", file=sys.stderr)
+                torch.hub.download_url_to_file(entry.url, file, hash_in_name(file))
             return entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that isn't a state dict
         if os.path.exists(file):
@@ -50,6 +56,16 @@ def read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
             f"--weights {weights} are neither in {file} nor could they be downloaded ({first_line(error)}); put {entry.url} "
             "there, or use --weights none or a path; --preset digits needs no download"
         ) from None
+
+
+def hash_in_name(file: str) -> str | None:
+    """The first hexadecimal digits of the content's SHA-256, which torchvision has in its files' names; None where there are none."""
+    found = re.search(r"-([a-f0-9]{8,})\.", os.path.basename(file))
+    return found and found.group(1)
+
+
+def has_its_hash(file: str) -> bool:
+    return sha256_of(Path(file)).startswith(hash_in_name(file) or "")
 
 
 def _read_weights_file(path: Path) -> dict[str, torch.Tensor]:

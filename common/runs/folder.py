@@ -60,6 +60,7 @@ class RunFolder:
     tracking = Name("tracking.json")
     loss_figure = Name("loss.png")
     lock = Name(".lock")
+    tracking_lock = Name(".tracking.lock")
     checkpoints = Name("checkpoints")
     last = Name("checkpoints", "last.pt")
     best = Name("checkpoints", "best.safetensors")
@@ -102,6 +103,15 @@ class RunFolder:
 
     def write_tracking(self, tracking: Tracking) -> None:
         write_record(self.tracking, tracking)
+
+    @contextlib.contextmanager
+    def changed_tracking(self) -> Iterator[Tracking]:
+        """tracking.json, to change within the block; then it is written. Scripts that do so at once wait for each other, so that
+        no record is lost. Errors: as `read_tracking`."""
+        with locked(self.tracking_lock):
+            tracking = self.read_tracking()
+            yield tracking
+            self.write_tracking(tracking)
 
     def _remove_leftovers(self) -> None:
         """Removes what processes that were killed were writing: temporary files, which have the process's id in their name."""
@@ -221,6 +231,11 @@ def load_config(folder: RunFolder) -> TrainConfig:
         return TrainConfig.of(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder.config} can't be read as a run's config: {error}") from None
+
+
+def config_values(folder: RunFolder) -> dict[str, Any]:
+    """config.yaml by the flags' names, as W&B is told it. Errors: as `load_config`."""
+    return as_dict(load_config(folder))
 
 
 def run_state(folder: RunFolder) -> str:

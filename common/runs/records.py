@@ -139,6 +139,8 @@ class TrackedRun:
     """folders of its logs, relative to the run folder: one for each process that went on with it"""
     exit_code: int | None = None
     """None: it has not ended, or was killed"""
+    rows: int = 0
+    """of history that have no step of their own, as those of an evaluation; where W&B's process was killed, no log has them"""
 
 
 @dataclass(frozen=True)

@@ -61,18 +61,34 @@ class LocalTable:
         return artifact
 
 
-LocalArtifact = LocalFiles | LocalTable
+@dataclass(frozen=True)
+class LostFiles:
+    """Files that were logged as an artifact and are gone from the run folder: only the server may have them."""
+
+    logged: LoggedArtifact
+
+    def is_among(self, on_server: frozenset[tuple[str, frozenset[str]]]) -> bool:
+        """Whether there is one of that name at all."""
+        return self.logged.name in {name for name, _ in on_server}
+
+
+SendableArtifact = LocalFiles | LocalTable
+LocalArtifact = SendableArtifact | LostFiles
 
 
 def local_artifacts(folder: RunFolder, run_id: str) -> list[LocalArtifact]:
-    """What the W&B run logged and the folder still holds. Weights that later ones of the same run have replaced are not there
-    to be sent, and what lies elsewhere is not the run's."""
+    """What the W&B run logged. Weights that later ones of the same run have replaced are not there to be sent, and not missed; what lies
+    elsewhere is not the run's."""
     tracking, found = folder.read_tracking(), list[LocalArtifact]()
-    for artifact in tracking.artifacts:
+    logged = [artifact for artifact in tracking.artifacts if artifact.run_id == run_id]
+    newest = {artifact.name: artifact for artifact in logged}
+    for artifact in logged:
         paths = [folder.path / file for file in artifact.files]
-        whole = all(path.is_file() and lies_in(path, folder.path) for path in paths)
-        if artifact.run_id == run_id and whole and sha256_of(*paths) == artifact.digest:
-            found.append(LocalFiles(artifact, paths))
+        if all(path.is_file() and lies_in(path, folder.path) for path in paths):
+            if sha256_of(*paths) == artifact.digest:
+                found.append(LocalFiles(artifact, paths))
+        elif artifact is newest[artifact.name]:
+            found.append(LostFiles(artifact))
     for table in tracking.tables:
         path = folder.path / table.file
         if table.run_id == run_id and path.is_file() and lies_in(path, folder.path):

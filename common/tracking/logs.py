@@ -11,7 +11,7 @@ from typing import Any
 
 from common.base.files import lies_in, sha256_of
 from common.base.text import printable
-from common.runs.folder import RunFolder
+from common.runs.folder import RunFolder, read_metrics
 from common.runs.records import TrackedRun
 
 
@@ -107,6 +107,19 @@ def logged_rows(directories: Iterable[Path]) -> dict[int, dict[str, Any]]:
             row = history.get("item") if isinstance(history, dict) else None
             if isinstance(row, dict) and isinstance(row.get("_step"), int):
                 rows[row["_step"]] = row
+    return rows
+
+
+def measured_rows(folder: RunFolder) -> dict[int, dict[str, Any]]:
+    """The rows of metrics.jsonl by step, as `logged_rows` gives those that W&B was told: without the figures, which are logged as
+    they are drawn. What is no row of ours is left out."""
+    rows = {}
+    for row in read_metrics(folder):
+        step = row.pop("step", None)
+        if type(step) is int and step >= 0:
+            numbers = {key: value for key, value in row.items() if type(value) in (int, float) and key != "time"}
+            if numbers:
+                rows[step] = {"_step": step, **numbers}
     return rows
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import wandb
 
-from common.base.errors import RunError
+from common.base.errors import RunError, UserError
 from common.base.files import disk_errors, sha256_of, write_json
 from common.base.text import command_line, one_line
 from common.runs.folder import RunFolder
@@ -77,13 +77,15 @@ class WandbRun:
     def log_images(self, pictures: Mapping[str, Path], caption: str | None = None) -> None:
         """Each under its key, a panel of its own: W&B shows those of one key in one size."""
         if self._run is not None:
+            self._record.rows += 1
             self._run.log({key: wandb.Image(str(path), caption=caption) for key, path in pictures.items()})
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A W&B Table, and the same as JSON in the run folder, since W&B's offline viewer shows no Tables."""
         file = self.folder.tables / f"{key.replace('/', '-')}.json"
         write_json(file, {"columns": list(columns), "rows": [list(row) for row in rows]})
-        self._remember(LoggedTable(key, self.id, self._relative(file), time.time()))
+        with disk_errors(self.folder.tracking), self.folder.changed_tracking() as tracking:
+            tracking.tables.append(LoggedTable(key, self.id, self._relative(file), time.time()))
         self._log_media(key, lambda: wandb.Table(columns=list(columns), data=[list(row) for row in rows]))
 
     def log_confusion_matrix(self, key: str, labels: Any, predictions: Any, classes: Sequence[str]) -> None:
@@ -102,6 +104,7 @@ class WandbRun:
     @_safely
     def _log_media(self, key: str, make: Callable[[], Any]) -> None:
         if self._run is not None:
+            self._record.rows += 1
             self._run.log({key: make()})
 
     @_safely
@@ -146,9 +149,10 @@ class WandbRun:
 
     def _remember_once(self, artifact: LoggedArtifact) -> bool:
         """→ whether it is new."""
-        new = all(artifact.identity != known.identity for known in self.folder.read_tracking().artifacts)
-        if new:
-            self._remember(artifact)
+        with disk_errors(self.folder.tracking), self.folder.changed_tracking() as tracking:
+            new = all(artifact.identity != known.identity for known in tracking.artifacts)
+            if new:
+                tracking.artifacts.append(artifact)
         return new
 
     @_safely
@@ -189,7 +193,7 @@ class WandbRun:
         if self._run is None:
             return
         self._record.exit_code = exit_code  # so that sync.py can end the run on the server as it ended here
-        with contextlib.suppress(OSError):  # a full disk must not hide why a run ends
+        with contextlib.suppress(OSError, UserError):  # a full disk must not hide why a run ends
             _write_record(self.folder, self._record)
         try:
             self._run.finish(exit_code=exit_code)
@@ -234,15 +238,6 @@ class WandbRun:
         """Relative to the run folder where possible, so that the folder can be moved."""
         return os.path.relpath(path.resolve(), self.folder.path.resolve())
 
-    def _remember(self, entry: LoggedArtifact | LoggedTable) -> None:
-        tracking = self.folder.read_tracking()
-        if isinstance(entry, LoggedTable):
-            tracking.tables.append(entry)
-        else:
-            tracking.artifacts.append(entry)
-        with disk_errors(self.folder.tracking):
-            self.folder.write_tracking(tracking)
-
 
 def start(
     folder: RunFolder,
@@ -256,11 +251,12 @@ def start(
     group: str | None = None,
     tags: Sequence[str] = (),
 ) -> WandbRun:
-    """Begins the W&B run `run_id` (None: a new one), or goes on with it. Never raises for W&B's trouble: a server that can't be
+    """Begins the W&B run `run_id` (None: a new one, of no one's choice), or goes on with it. Never raises for W&B's trouble: a server that can't be
     reached makes an offline run."""
     # What W&B stages for an upload lies with the run, not in the user's data folder; it reads this once, at its start.
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.staging.resolve()))
-    run_id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    # Not WANDB_RUN_ID: in a shell that has it, it is the training's, and an evaluation's rows would end up there, or nowhere.
+    run_id = run_id or secrets.token_hex(4)
     project = project or os.environ.get("WANDB_PROJECT") or PROJECT
     earlier = next((run for run in folder.read_tracking().runs if run.id == run_id), None)
     dirs = list(earlier.dirs) if earlier else []
@@ -297,9 +293,8 @@ def start(
 
 def _write_record(folder: RunFolder, record: TrackedRun) -> None:
     """Puts what is known of a W&B run into tracking.json, in its earlier record's place."""
-    tracking = folder.read_tracking()
-    tracking.runs = [other for other in tracking.runs if other.id != record.id] + [record]
-    folder.write_tracking(tracking)
+    with folder.changed_tracking() as tracking:
+        tracking.runs = [other for other in tracking.runs if other.id != record.id] + [record]
 
 
 def _begin(mode: Mode, options: dict[str, Any]) -> tuple[wandb.Run | None, Mode]:

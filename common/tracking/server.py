@@ -15,7 +15,7 @@ import wandb
 from common.base.errors import RunError
 from common.base.text import one_line
 from common.runs.records import TrackedRun
-from common.tracking.artifacts import LocalArtifact
+from common.tracking.artifacts import SendableArtifact
 from common.tracking.logs import nested
 from common.tracking.mode import PROJECT, SETTINGS, choose_mode, server_answers
 
@@ -56,7 +56,7 @@ def on_server(record: TrackedRun) -> OnServer | None:
         run = api.run(_path_of(record, api))
         logged = [*run.logged_artifacts(), *run.used_artifacts()]
         return OnServer(
-            frozenset(row["_step"] for row in run.scan_history()),
+            frozenset(row["_step"] for row in run.scan_history(use_cache=False)),  # what it has now
             frozenset((artifact.name.partition(":")[0], _digests(artifact)) for artifact in logged),
             frozenset(file.name for file in run.files()),
         )
@@ -79,20 +79,33 @@ def _digests(artifact: wandb.Artifact) -> frozenset[str]:
 def send(directories: Sequence[Path]) -> None:
     """`wandb sync`, for logs of one run, whatever the client believes to have sent already."""
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", "--include-synced"]
-    done = subprocess.run([*command, *map(str, directories)], capture_output=True, text=True)
+    env = {
+        name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"
+    }  # each log says which run it is of
+    done = subprocess.run([*command, *map(str, directories)], capture_output=True, text=True, env=env)
     if done.returncode:
         print(f"W&B: wandb sync says: {(done.stderr or done.stdout).strip()[-500:]}", file=sys.stderr)
 
 
 def log_again(
-    record: TrackedRun, artifacts: Sequence[LocalArtifact], rows: Sequence[dict[str, Any]], files: dict[str, Path]
+    record: TrackedRun,
+    artifacts: Sequence[SendableArtifact],
+    rows: Sequence[dict[str, Any]],
+    files: dict[str, Path],
+    summary: dict[str, Any] | None = None,
+    new: dict[str, Any] | None = None,
 ) -> None:
-    """Gives to a run that the server knows what it lacks, and waits until it is there. The run then ends as it ended here; one
-    that was killed as failed.
+    """Gives to a run what the server lacks of it, and waits until it is there. The run then ends as it ended here; one that was
+    killed as failed.
+
+    Bytes that a collection holds already stay the artifact of the run that logged them first (wandb#5359): this run is then said
+    to use them.
 
     Args:
-        rows: of `common.tracking.logs.logged_rows`; they come after all that the server has.
+        rows: of `common.tracking.logs`; they come after all that the server has.
         files: images and tables by their names on the server.
+        summary: what the run's summary says in the end.
+        new: options of `wandb.init` for a run that the server does not know. None: it knows the run.
     """
     if artifacts or rows:
         settings = wandb.Settings(silent=True, console="off", finish_timeout=SETTINGS["finish_timeout"])
@@ -101,16 +114,20 @@ def log_again(
                 id=record.id,
                 project=record.project,
                 entity=record.entity,
-                resume="must",
                 mode="online",
                 dir=scratch,
                 settings=settings,
+                **({"resume": "must"} if new is None else {"resume": "allow", **new}),
             )
             for row in rows:
                 run.log(nested(row), step=row["_step"], commit=True)
             for artifact in artifacts:
                 with _said(record):
-                    run.log_artifact(artifact.made(), aliases=artifact.aliases).wait()
+                    logged = run.log_artifact(artifact.made(), aliases=artifact.aliases).wait()
+                    maker = logged.logged_by()
+                    if maker is None or maker.id != record.id:
+                        run.use_artifact(logged)
+            run.summary.update(summary or {})
             run.finish(exit_code=1 if record.exit_code is None else record.exit_code)
     api = wandb.Api(timeout=60)
     for name, path in files.items():

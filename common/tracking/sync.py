@@ -1,21 +1,23 @@
 """What `sync.py` does: compares what a run told W&B with what the server has, sends, compares again, and logs again."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from common.base.errors import UserError
 from common.base.text import markdown_table, printable
 from common.runs.find import find_run, list_runs
-from common.runs.folder import RunFolder
+from common.runs.folder import RunFolder, config_values, run_state
 from common.runs.records import TrackedRun
 from common.tracking import server
-from common.tracking.artifacts import LocalArtifact, local_artifacts
-from common.tracking.logs import log_folders, logged_rows, may_be_sent, media_files
+from common.tracking.artifacts import LocalArtifact, LostFiles, local_artifacts
+from common.tracking.logs import log_folders, logged_rows, may_be_sent, measured_rows, media_files
 from common.tracking.mode import logged_in
 
 
@@ -45,12 +47,24 @@ class Wanted:
     steps: frozenset[int]
     artifacts: list[LocalArtifact]
     files: frozenset[str]
+    row_count: int = 0
+    """rows at least, where more were logged than is known of what they said"""
+
+    @property
+    def rows(self) -> int:
+        return max(len(self.steps), self.row_count)
+
+    def rows_in(self, there: server.OnServer | None) -> int:
+        if there is None:
+            return 0
+        return len(there.steps) if self.row_count > len(self.steps) else len(self.steps & there.steps)
 
     def missing_in(self, there: server.OnServer | None) -> bool:
         if there is None:
             return True
         arrived = all(artifact.is_among(there.artifacts) for artifact in self.artifacts)
-        return not (arrived and self.steps <= there.steps and self.files <= there.files)
+        all_rows = self.steps <= there.steps and len(there.steps) >= self.row_count
+        return not (arrived and all_rows and self.files <= there.files)
 
 
 def sync(runs: Sequence[str], runs_dir: str) -> int:
@@ -93,12 +107,17 @@ def sync_run(folder: RunFolder) -> list[Synced]:
 def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]) -> Synced:
     directories, all_of_them = log_folders(folder, run)
     logs = {directory: logged_rows([directory]) for directory in directories}
-    rows = {step: row for log in logs.values() for step, row in log.items()}
+    # The run folder is the truth: when W&B's process is killed, no log has the rows that it was told since. Those that a log has
+    # say more: which figures belong to them.
+    measured = measured_rows(folder) if run.job_type == "train" else {}
+    rows = {**measured, **{step: row for log in logs.values() for step, row in log.items()}}
     files = media_files(folder, directories)
-    wanted = Wanted(frozenset(rows), artifacts, frozenset(files))
+    wanted = Wanted(frozenset(rows), artifacts, frozenset(files), run.rows)
 
     there, state = server.on_server(run), "already there"
-    if wanted.missing_in(there):
+    if wanted.missing_in(there) and measured and run.mode == "online" and run_state(folder) == "running":
+        state = "running"  # and sending: the rows of a second process would get in the way
+    elif wanted.missing_in(there):
         state, last = "sent", max(there.steps, default=-1) if there else -1
         # `wandb sync` appends all rows of a log, also those that had arrived before: a log that broke off goes on row by row.
         broken_off = any(min(log) <= last < max(log) for log in logs.values() if log)
@@ -107,11 +126,18 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
         if unsent:
             server.send(unsent)
             there = _settled(run, wanted)
-        if there is not None and wanted.missing_in(there):
-            tail = [] if unsent else [rows[step] for step in sorted(rows) if step > last]
-            lost = {name: path for name, path in files.items() if name not in there.files}
-            server.log_again(run, [a for a in artifacts if not a.is_among(there.artifacts)], tail, lost)
-            there = _settled(run, wanted)
+        if wanted.missing_in(there):
+            known = there or server.OnServer(frozenset(), frozenset(), frozenset())
+            sent = {step for directory in unsent for step in logs[directory]}
+            # W&B takes no row behind its last one: what was sent and has not arrived must come before what follows it.
+            after = math.inf if there and sent - there.steps else max(known.steps, default=-1)
+            tail = [rows[step] for step in sorted(rows) if step > after]
+            if there or tail:
+                lost = {name: path for name, path in files.items() if name not in known.files}
+                again = [a for a in artifacts if not isinstance(a, LostFiles) and not a.is_among(known.artifacts)]
+                summary = _summary(folder) if tail and measured else {}
+                server.log_again(run, again, tail, lost, summary, None if there else _options(folder, run))
+                there = _settled(run, wanted)
         if wanted.missing_in(there):
             state = "missing" if there is None else "incomplete"
     if not all_of_them:
@@ -119,11 +145,27 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
     return Synced(
         run.id,
         run.job_type,
-        (len(wanted.steps & there.steps) if there else 0, len(wanted.steps)),
+        (wanted.rows_in(there), wanted.rows),
         (sum(artifact.is_among(there.artifacts) for artifact in artifacts) if there else 0, len(artifacts)),
         (len(wanted.files & there.files) if there else 0, len(files)),
         state,
     )
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    """What W&B's summary says of how a run ended."""
+    known = folder.read_summary()
+    best = {"best/epoch": known.best_epoch, "best/validation_accuracy": known.best_validation_accuracy}
+    ended = {"status": known.status} if known.status in ("finished", "interrupted", "failed") else {}
+    return {**{key: value for key, value in best.items() if value is not None}, **ended}
+
+
+def _options(folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
+    """What `wandb.init` is told of a run that the server does not know."""
+    if run.job_type != "train":
+        return {"job_type": run.job_type, "group": folder.id}
+    config = config_values(folder)
+    return {"job_type": run.job_type, "group": config["group"], "name": folder.id, "config": config}
 
 
 def _settled(run: TrackedRun, wanted: Wanted) -> server.OnServer | None:

@@ -6,6 +6,8 @@ With as many views as epochs, the head sees in each epoch just the features that
 import contextlib
 import hashlib
 import json
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +78,8 @@ def cached_features(
         key = cache_key(model, batches, views, amp, data_digest)
         path = cache_folder() / "features" / f"{key}.safetensors"
         features = read_features(path)
+        if features is None and path.exists() and processes.main:
+            print(f"{path} is damaged, or has no checksum: its features are computed anew", file=sys.stderr)
     if processes.any(features is None):  # in one of them: they are computed by all
         features = extract(model, batches, views, amp, processes, stopped, f"{name} features")
         if path and processes.main:
@@ -122,17 +126,26 @@ def cache_key(model: nn.Module, batches: Batches, views: int, amp: torch.dtype |
 
 
 def read_features(path: Path) -> Tensor | None:
-    """None where there are none, or the file is damaged."""
-    with contextlib.suppress(OSError, safetensors.SafetensorError, KeyError):
-        return safetensors.torch.load_file(path)["features"]
+    """None where there are none, or the file is damaged, in whichever bit."""
+    # What bytes alone can do wrong to the reader: a header that is none, or says what the rest is not.
+    with contextlib.suppress(OSError, safetensors.SafetensorError, LookupError, ValueError, TypeError):
+        with safetensors.safe_open(path, framework="pt") as file:
+            features, told = file.get_tensor("features"), (file.metadata() or {}).get("crc32")
+        return features if told == checksum(features) else None
     return None
+
+
+def checksum(features: Tensor) -> str:
+    """CRC-32 of the type, the shape and the bytes: it finds damage, and is meant against no one who does it on purpose."""
+    crc = zlib.crc32(f"{features.dtype} {tuple(features.shape)}".encode())
+    return f"{zlib.crc32(features.reshape(-1).view(torch.uint8).numpy().data, crc):08x}"
 
 
 def write_features(path: Path, features: Tensor) -> None:
     """Errors: `UserError` when the folder can't be written, or is full."""
     try:
         with atomic_path(path) as temporary:
-            safetensors.torch.save_file({"features": features}, temporary)
+            safetensors.torch.save_file({"features": features}, temporary, metadata={"crc32": checksum(features)})
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
             f"--feature_cache file: {features.nbytes / 1e6:.0f} MB can't be written to {path.parent} ({error}); free some space, "

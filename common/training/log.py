@@ -20,6 +20,16 @@ from common.training.state import TrainState, require_finite
 SECONDS_BETWEEN_FIGURES = 10.0  # one takes half a second
 
 
+def saved_rows(folder: RunFolder, state: TrainState) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that are no further than the state."""
+
+    def is_saved(row: dict[str, Any]) -> bool:
+        step = row.get("step")
+        return isinstance(step, int) and step <= (state.measured if "train/loss" in row else state.step)
+
+    return [row for row in read_metrics(folder) if is_saved(row)]
+
+
 class Log:
     """What is measured from step to step, and the rows that are written of it."""
 
@@ -91,10 +101,7 @@ class Log:
         if self.tracked is None:
             return
 
-        def is_saved(row: dict[str, Any]) -> bool:
-            return row["step"] <= (state.measured if "train/loss" in row else state.step)
-
-        rows = [row for row in read_metrics(self.folder) if is_saved(row)]
+        rows = saved_rows(self.folder, state)
         with disk_errors(self.folder.metrics):
             write_atomic(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
         for row in rows:

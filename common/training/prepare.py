@@ -22,12 +22,12 @@ from common.data.dataset import Dataset
 from common.data.load import load_dataset
 from common.data.split import split_indices
 from common.model.build import build_model, set_trainable
-from common.model.weights import checked, read_metadata
+from common.model.weights import checked, load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.tracking.run import start
 from common.training.facts import description, ending, run_facts, split_record, weights_metadata
-from common.training.log import Log
+from common.training.log import Log, saved_rows
 from common.training.run import Run
 from common.training.state import TrainState
 
@@ -49,7 +49,11 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         with run.folder.locked() if processes.main else contextlib.nullcontext():
             if config.run.resume:
                 run.state.load(run.folder.last, processes)
-                if has_finished(run):
+                other_best = take_stock(run)
+                finished = has_finished(run)
+                if run.ended and other_best:
+                    keep_weights(run)
+                if finished:
                     yield run
                     return
                 say_what_is_other(run)
@@ -193,6 +197,70 @@ def say_what_is_other(run: Run) -> None:
         print(f"note     goes on with {', '.join(other)}: the same to rounding, no longer bit for bit", flush=True)
 
 
+def take_stock(run: Run) -> bool:
+    """Compares a run to go on with, its folder and what last.pt says is in it. What is gone is named, and no longer counted on
+    → whether the best weights are others."""
+    state = run.state
+    before = state.best_epoch
+    state.rows, state.best_epoch, state.best_accuracy = run.processes.agree(lambda: (rows_left(run), *best_left(run)))
+    return state.best_epoch != before
+
+
+def rows_left(run: Run) -> int:
+    """How many rows metrics.jsonl has of those that last.pt counts on; fewer are said."""
+    state, file = run.state, run.folder.metrics
+    rows = saved_rows(run.folder, state)
+    has_last = not state.measured or any(row["step"] == state.measured and "train/loss" in row for row in rows)
+    lost = (state.rows or 0) - len(rows)
+    if lost > 0 or not has_last:
+        what = f"{lost} of {state.rows} rows" if lost > 0 else f"the row of step {state.measured}"
+        print(f"{file} lacks {what} that last.pt counts on: the run's curves lack them, too", file=sys.stderr)
+    return len(rows)
+
+
+def best_left(run: Run) -> tuple[float | None, float | None]:
+    """Epoch and validation accuracy of what best.safetensors holds, which is said when it is not what last.pt says; None when
+    there are no such weights."""
+    state, file = run.state, run.folder.best
+    if state.best_epoch is None:
+        return None, None
+    try:
+        about = load_weights(file)[1]
+        epoch, step, accuracy = about["epoch"], about["step"], about["metrics"].get("validation/accuracy")
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        instead = "the weights that the run ended with" if run.ended else "the best of the epochs that follow"
+        print(
+            f"{file}: the best weights, of epoch {state.best_epoch:g}, are gone or damaged ({one_line(error, 200)}); {instead} "
+            "will take their place",
+            file=sys.stderr,
+        )
+        return None, None
+    if epoch == state.best_epoch or step > state.measured:  # of an epoch that was not saved any more, which comes again
+        return state.best_epoch, state.best_accuracy
+    print(
+        f"{file} is of epoch {epoch}, not of {state.best_epoch:g} as last.pt says: it counts as the best",
+        file=sys.stderr,
+    )
+    return epoch, accuracy
+
+
+def keep_weights(run: Run) -> None:
+    """Where the best weights are gone, those that a run ended with take their place: it is never without weights to evaluate."""
+    if run.state.best_epoch is None:
+        run.keep(run.processes.agree(lambda: last_row(run)))
+    run.save()
+    if run.processes.main:
+        with disk_errors(run.folder.summary):
+            run.folder.update_summary(**best_of(run.state))
+
+
+def last_row(run: Run) -> dict[str, float]:
+    """What is known of the weights as they are, after the last epoch."""
+    state = run.state
+    measured = [row for row in saved_rows(run.folder, state) if row["step"] == state.measured and "train/loss" in row]
+    return {"epoch": state.step / len(run.batches), **(measured[-1] if measured else {})}
+
+
 @contextlib.contextmanager
 def recorded(run: Run) -> Iterator[None]:
     """Around the training: makes the run's folder and W&B run, or takes them up again. Of several processes, the main one does."""
@@ -234,15 +302,22 @@ def recorded(run: Run) -> Iterator[None]:
         raise
 
 
+def best_of(state: TrainState) -> dict[str, float]:
+    """Of the best epoch, by the summary's keys."""
+    best = {"best/epoch": state.best_epoch, "best/validation_accuracy": state.best_accuracy}
+    return {key: value for key, value in best.items() if value is not None}
+
+
 def end(run: Run) -> None:
     """Ends the run: its summary, its weights as an artifact, its W&B run. Says where everything is."""
     tracked, state, folder = run.log.tracked, run.state, run.folder
     if tracked is None:
         return
-    best = {"best/epoch": state.best_epoch, "best/validation_accuracy": state.best_accuracy}
-    best = {key: value for key, value in best.items() if value is not None}
     stopped, seconds = run.exit_status != 0, state.seconds
-    status = "interrupted" if stopped else "finished"
+    if not stopped and not folder.best.exists():
+        print(f"{folder.best} is gone: the weights that the run ends with take its place", file=sys.stderr)
+        run.keep(last_row(run))
+    status, best = "interrupted" if stopped else "finished", best_of(state)
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
         header = read_metadata(folder.best)

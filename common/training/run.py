@@ -160,7 +160,7 @@ class Run:
         at_the_end = state.step % len(self.batches) == 0 or state.step == self.total_steps
         if state.step % tracking.log_every == 0 and not at_the_end:  # at the end, the epoch's row has it
             state.latest.update(self.log.read())
-            self.log.write({"epoch": state.step / len(self.batches), **state.latest}, state.step)
+            self.write_row({"epoch": state.step / len(self.batches), **state.latest})
             loss, accuracy = state.means()
             self.bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}")
         if tracking.checkpoint_every and state.step % tracking.checkpoint_every == 0:
@@ -181,16 +181,26 @@ class Run:
         state, accuracy = self.state, row.get("validation/accuracy")
         require_finite("validation/loss", row.get("validation/loss", 0.0), state.step, row["lr"])
         if accuracy is None or state.best_accuracy is None or accuracy > state.best_accuracy:
-            state.best_epoch, state.best_accuracy = row["epoch"], accuracy
-            if self.processes.main:
-                metrics = {key: value for key, value in row.items() if key.startswith(("train/", "validation/"))}
-                about = {**self.about, "epoch": row["epoch"], "step": state.step, "metrics": metrics}
-                save_weights(self.folder.best, state.weights(), about)
+            self.keep(row)
+
+    def keep(self, row: dict[str, float]) -> None:
+        """The weights, which `row` is about, are the best from here on."""
+        state = self.state
+        state.best_epoch, state.best_accuracy = row["epoch"], row.get("validation/accuracy")
+        if self.processes.main:
+            metrics = {key: value for key, value in row.items() if key.startswith(("train/", "validation/"))}
+            about = {**self.about, "epoch": row["epoch"], "step": state.step, "metrics": metrics}
+            save_weights(self.folder.best, state.weights(), about)
+
+    def write_row(self, row: dict[str, float], last: bool = False) -> None:
+        state = self.state
+        self.log.write(row, state.step, state.best_epoch if "train/loss" in row else None, last)
+        state.rows = (state.rows or 0) + 1
 
     def end_epoch(self, row: dict[str, float]) -> None:
         """Writes the row; a whole epoch is then done, if it was not cut short by max_steps."""
         state = self.state
-        self.log.write(row, state.step, state.best_epoch, last=state.step == self.total_steps)
+        self.write_row(row, last=state.step == self.total_steps)
         state.measured = state.step
         if state.step % len(self.batches) == 0:
             state.epoch += 1

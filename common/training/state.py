@@ -40,6 +40,8 @@ class TrainState:
     """optimizer steps done"""
     measured: int = 0
     """the step of the last epoch row, which follows the step by a validation"""
+    rows: int | None = 0
+    """of metrics.jsonl; None: of a version that did not count them"""
     best_epoch: float | None = None
     best_accuracy: float | None = None
     """validation accuracy of the best epoch"""
@@ -109,7 +111,11 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "progress": {**{name: getattr(self, name) for name in PROGRESS}, "seconds": self.seconds},
+            "progress": {
+                **{name: getattr(self, name) for name in PROGRESS},
+                "rows": self.rows,
+                "seconds": self.seconds,
+            },
             "sums": sums,
         }
         save_training_state(path, state)
@@ -129,6 +135,7 @@ class TrainState:
             self.scaler.load_state_dict(state["scaler"])
             if self.average is not None:
                 load_into(self.average, state["average"], path)
+            self.rows = state["progress"].get("rows")
             self.earlier_seconds = state["progress"]["seconds"]
             # One process has the sums of all, however many they were.
             self.sums.copy_(state["sums"] if processes.main else torch.zeros(3))

@@ -32,8 +32,8 @@ def state_of(backend: Backend) -> dict:
     }
 
 
-def sync(place: Path, runs_dir: str, backend: Backend, status: int) -> str:
-    env = script_environment(place, WANDB_MODE=None, **backend.env(place))
+def sync(place: Path, runs_dir: str, backend: Backend, status: int, **more: str) -> str:
+    env = script_environment(place, WANDB_MODE=None, **backend.env(place), **more)
     done = run_script("sync.py", "--runs_dir", runs_dir, cwd=place, env=env, status=status)
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
@@ -198,3 +198,162 @@ def test_a_table_s_artifact_is_known_by_the_name_that_the_client_gives_it(key):
     internal = pytest.importorskip("wandb.sdk.artifacts._internal_artifact", reason="wandb has moved it")
     name = internal.InternalArtifact(f"run-id-{key}", "run_table").name
     assert table_artifact_name("id", key) == name.partition(":")[0]
+
+
+# What W&B's own logs don't have
+
+RUNS = """
+import json, os, signal, time
+from dataclasses import replace
+from pathlib import Path
+
+from common.config import PRESETS
+from common.runs.folder import RunFolder, create_run
+from common.runs.records import Split
+from common.tracking.run import start
+
+SPLIT = Split(dataset="digits", classes=("0", "1"), digest="the same for all", validation=[3])
+
+
+def begin(name, mode):
+    os.environ["WANDB_MODE"] = mode
+    folder = RunFolder(Path("runs") / name)
+    create_run(folder, PRESETS["digits"].replace(run_id=name), SPLIT)
+    return folder, start(folder, "train", {"lr": 0.1}, run_id=name, group="together")
+
+
+def row(folder, run, step):
+    values = {"epoch": step / 4, "train/batch_loss": 1 / step}
+    with open(folder.metrics, "a") as file:
+        file.write(json.dumps({"step": step, "time": 0.0, **values}) + "\\n")
+    run.log(values, step)
+
+
+def end(folder, run, code=0):
+    run.finish(code)
+    folder.update_summary(status="finished", **{"best/epoch": 2.0})
+
+
+def kill_the_client():
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, name, _, parent = stat.read_text().split()[:4]
+        except (OSError, ValueError):
+            continue
+        if name == "(wandb-core)" and int(parent) == os.getpid():
+            os.kill(int(number), signal.SIGKILL)
+            return
+    raise SystemExit("no wandb-core to kill")
+"""
+
+SHARED = """
+for name in ("first", "second", "third"):  # trained on the same data
+    folder, run = begin(name, "offline")
+    run.use_dataset("shared-split", folder.split)
+    for step in (1, 2, 3):
+        row(folder, run, step)
+    end(folder, run)
+
+evaluation = start(RunFolder(Path("runs/first")), "evaluate", {})
+evaluation.log_table("per_class", ["class", "recall"], [["0", 1.0], ["1", 0.5]])
+evaluation.finish(0)
+
+folder, run = begin("torn", "offline")  # its log is gone, but for its folder
+row(folder, run, 1), row(folder, run, 2)
+end(folder, run, 3)
+(directory,) = [folder.path / d for record in folder.read_tracking().runs for d in record.dirs]
+for log in directory.glob("*.wandb"):
+    log.write_bytes(log.read_bytes()[:20])
+
+folder, run = begin("lost", "offline")  # its weights are gone
+row(folder, run, 1)
+folder.checkpoints.mkdir()
+folder.best.write_bytes(b"weights")
+run.log_artifact("lost-model", "model", [folder.best], ["best"])
+end(folder, run)
+folder.best.unlink()
+"""
+
+WITHOUT_ITS_CLIENT = """
+folder, run = begin("killed", "online")
+row(folder, run, 1)
+while not Path("arrived").exists():
+    time.sleep(0.1)
+kill_the_client()
+for step in range(2, 12):
+    row(folder, run, step)
+end(folder, run)
+os._exit(0)
+"""
+
+
+def run_code(place: Path, code: str, backend: Backend) -> subprocess.Popen:
+    # A shell that has a run's id gives it to every script, and to `wandb sync`.
+    env = script_environment(place, WANDB_MODE=None, WANDB_RUN_ID="of-the-shell", **backend.env(place))
+    with open(place / "said.txt", "a") as said:
+        return subprocess.Popen([sys.executable, "-c", RUNS + code], cwd=place, env=env, stdout=said, stderr=said)
+
+
+@pytest.fixture(scope="module")
+def unsent(tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """Runs of which W&B's logs have less than their folders, after two calls of sync.py."""
+    place = tmp_path_factory.mktemp("unsent")
+    with Backend() as backend:
+        killed = run_code(place, WITHOUT_ITS_CLIENT, backend)
+        shared = run_code(place, SHARED, backend)
+        try:
+            backend.wait_for(lambda: "killed" in backend.runs and backend.runs["killed"].rows, 300)
+            (place / "arrived").touch()
+            assert killed.wait(300) == 0 and shared.wait(300) == 0, (place / "said.txt").read_text()
+        finally:
+            killed.kill(), shared.kill()
+        before = len(backend.runs["killed"].rows)
+        synced, after = sync(place, "runs", backend, 1, WANDB_RUN_ID="of-the-shell"), state_of(backend)
+        again = sync(place, "runs", backend, 1, WANDB_RUN_ID="of-the-shell")
+        yield SimpleNamespace(
+            backend=backend, before=before, synced=synced, again=again, states=(after, state_of(backend))
+        )
+        assert not backend.unknown
+
+
+def line_of(run: str, said: str) -> str:
+    (line,) = [line for line in said.splitlines() if line.startswith(f"| {run} |")]
+    return line
+
+
+def test_rows_that_went_with_w_and_b_s_process_are_sent_from_the_run_folder(unsent):
+    run = unsent.backend.runs["killed"]
+    assert unsent.before == 1
+    assert [(row["_step"], row["train/batch_loss"]) for row in run.rows] == [
+        (step, pytest.approx(1 / step)) for step in range(1, 12)
+    ]
+    assert "11 of 11" in line_of("killed", unsent.synced) and "| sent |" in line_of("killed", unsent.synced)
+    assert (run.summary["status"], run.summary["best/epoch"], run.state) == ("finished", 2.0, "finished")
+
+
+def test_a_run_whose_log_is_gone_is_made_from_its_folder(unsent):
+    run = unsent.backend.runs["torn"]
+    assert [row["_step"] for row in run.rows] == [1, 2] and (run.exit_code, run.job_type) == (3, "train")
+    assert run.config["dataset"] == "digits" and "2 of 2" in line_of("torn", unsent.synced)
+
+
+def test_data_that_another_run_logged_first_has_arrived_and_each_run_uses_it(unsent):
+    data = unsent.backend.artifact("shared-split")
+    assert data.version == "v0" and {data.created_by, *data.used_by} == {"first", "second", "third"}
+    for name in ("first", "second", "third"):
+        assert "1 of 1" in line_of(name, unsent.synced) and "already there" in line_of(name, unsent.again)
+
+
+def test_a_run_s_id_in_the_shell_is_no_other_run_s(unsent):
+    trainings = {"killed", "first", "second", "third", "torn", "lost"}
+    (evaluation,) = unsent.backend.runs.keys() - trainings
+    assert evaluation != "of-the-shell" and unsent.backend.runs[evaluation].job_type == "evaluate"
+    assert "per_class" in unsent.backend.runs[evaluation].history[0]
+
+
+def test_an_artifact_whose_file_is_gone_and_that_never_arrived_is_missed(unsent):
+    assert "0 of 1" in line_of("lost", unsent.again) and "incomplete" in line_of("lost", unsent.again)
+
+
+def test_syncing_what_logs_lack_twice_adds_nothing(unsent):
+    assert unsent.states[0] == unsent.states[1]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import archives
@@ -166,6 +167,17 @@ def test_without_network_the_error_says_where_the_files_go(name, no_network, tmp
     for part in (CIFAR[name].url, str(tmp_path / "data"), CIFAR[name].filename, "--data_dir", "--preset digits"):
         assert part in str(refused.value)
     assert everything_in(tmp_path) <= {"data"}
+
+
+def test_two_that_download_into_one_folder_at_once_end_with_one_whole_copy(served, tmp_path, capsys):
+    with ThreadPoolExecutor(3) as pool:
+        loads = [pool.submit(load_dataset, "cifar10", str(tmp_path), "train", 224) for _ in range(3)]
+        images = [load.result(120).images for load in loads]
+    assert all(torch.equal(other, images[0]) for other in images)
+    assert capsys.readouterr().out.count("downloading") == 1
+    unpacked = {file for file, _ in CIFAR10.train_list + CIFAR10.test_list} | {CIFAR10.meta["filename"]}
+    names = {CIFAR10.filename, CIFAR10.base_folder} | {f"{CIFAR10.base_folder}/{file}" for file in unpacked}
+    assert everything_in(tmp_path) == names
 
 
 def test_a_download_that_breaks_off_leaves_nothing(served, tmp_path):

@@ -6,7 +6,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +256,49 @@ def test_a_damaged_cache_is_made_anew(damage, tmp_path, decoded, cache):
     file.write_bytes(damage(file.read_bytes()))
     assert torch.equal(load_photos(tmp_path / "train", names, 16), first)
     assert decoded == names * 2
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_flipped_bit_anywhere_in_a_cache_is_said_and_the_photos_are_decoded_anew(
+    mapped, tmp_path, monkeypatch, cache, capsys
+):
+    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 1000)  # several blocks to read
+    if mapped:
+        monkeypatch.setattr(common.data.decode, "IN_MEMORY_BYTES", 0)
+    names = make_photos(tmp_path / "train", 3)
+    first = load_photos(tmp_path / "train", names, 16).clone()
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    random = np.random.default_rng(mapped)
+    for place in [0, 100, len(whole) - 1, *random.integers(len(whole), size=20).tolist()]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        file.write_bytes(damaged)
+        capsys.readouterr()
+        assert torch.equal(load_photos(tmp_path / "train", names, 16), first), place
+        assert f"{file} is damaged: the photos are decoded anew" in capsys.readouterr().err
+        assert file.read_bytes() == whole
+    load_photos(tmp_path / "train", names, 16)
+    assert capsys.readouterr().err == ""
+
+
+def test_who_needs_a_set_that_another_decodes_waits_for_it(tmp_path, decoded, cache, monkeypatch):
+    names = make_photos(tmp_path / "train")
+    begun, counting = threading.Event(), common.data.decode.read_photo
+
+    def slow(path: Path, image_size: int) -> np.ndarray:
+        begun.set()
+        time.sleep(0.05)
+        return counting(path, image_size)
+
+    monkeypatch.setattr(common.data.decode, "read_photo", slow)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(load_photos, tmp_path / "train", names, 16)
+        assert begun.wait(60)
+        others = [pool.submit(load_photos, tmp_path / "train", names, 16) for _ in range(2)]
+        images = first.result(60)
+        assert all(torch.equal(other.result(60), images) for other in others)
+    assert decoded == names and len(list(cache.iterdir())) == 1
 
 
 def test_a_mapped_set_equals_one_in_memory(tmp_path, monkeypatch):

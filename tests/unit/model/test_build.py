@@ -96,11 +96,18 @@ def test_published_weights_are_downloaded_once_through_torch_hub(tiny, tmp_path,
         assert "100%" in capsys.readouterr().err
         again = build_model("resnext50_32x4d", 7, "IMAGENET1K_V2")
         assert served.requests == [f"/{path.name}"]
+        cached = tmp_path / "torch" / "hub" / "checkpoints" / path.name
+        damaged = bytearray(cached.read_bytes())
+        damaged[len(damaged) // 2] ^= 16
+        cached.write_bytes(damaged)
+        capsys.readouterr()
+        mended = build_model("resnext50_32x4d", 7, "IMAGENET1K_V2")
+        assert f"{cached} is damaged: it is downloaded anew" in capsys.readouterr().err
+        assert cached.read_bytes() == path.read_bytes() and torch.equal(features(mended), features(first))
     published = tiny["resnext50_32x4d"]()
     published.load_state_dict(torch.load(path))
     assert torch.equal(features(first), features(published)) and torch.equal(features(again), features(published))
 
-    cached = tmp_path / "torch" / "hub" / "checkpoints" / path.name
     cached.write_bytes(cached.read_bytes()[:-1000])
     with pytest.raises(UserError, match=f"{cached} is damaged .*delete it"):
         build_model("resnext50_32x4d", 7, "IMAGENET1K_V2")
