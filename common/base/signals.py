@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from common.base.terminal import write_error
+
 Batch = TypeVar("Batch")
 
 LOOK_SECONDS = 0.1  # between two looks for a signal; an event would lock up when its handler interrupts a wait for it
@@ -31,9 +33,9 @@ class Interrupt:
         self.count += 1
         if self.signal is None:
             self.signal = number
-            os.write(2, f"\n{self.first}\n".encode())
+            write_error(self.first)
         elif self.second is not None:
-            os.write(2, f"\n{self.second}\n".encode())
+            write_error(self.second)
             os._exit(128 + number)
 
     def sleep(self, seconds: float) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from common.base.errors import UserError
+from common.base.terminal import progress_bar
 from common.base.text import markdown_table
 from common.runs.find import find_run, list_runs
 from common.runs.folder import RunFolder
@@ -75,7 +74,7 @@ def sync(runs: Sequence[str], runs_dir: str) -> int:
 def sync_run(folder: RunFolder) -> list[Synced]:
     """Sends all W&B runs that `folder` holds logs of: the training, its evaluations and its visualizations."""
     runs = [run for run in folder.read_tracking().runs if run.dirs]
-    return [_sync_one(folder, run, local_artifacts(folder, run.id)) for run in tqdm(runs, desc=folder.id, unit="run")]
+    return [_sync_one(folder, run, local_artifacts(folder, run.id)) for run in progress_bar(runs, desc=folder.id, unit=" runs")]
 
 
 def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]) -> Synced:
