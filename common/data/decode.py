@@ -207,9 +207,10 @@ def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -
     per_task = max(1, min(64, _CHUNK_BYTES // image_bytes))
     tasks = [[folder / name for name in names[start : start + per_task]] for start in range(0, len(names), per_task)]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), image_size, image_size, 3)}
-    with open(target, "wb") as file, progress_bar(
-        total=len(names), desc=f"decoding {folder.name}", unit=" photos"
-    ) as bar:
+    with (
+        open(target, "wb") as file,
+        progress_bar(total=len(names), desc=f"decoding {folder.name}", unit=" photos") as bar,
+    ):
         np.lib.format.write_array_header_2_0(file, header)
         if hasattr(os, "posix_fallocate"):  # a full disk is found now, not after an hour
             os.posix_fallocate(file.fileno(), 0, file.tell() + len(names) * image_bytes)

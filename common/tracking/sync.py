@@ -74,7 +74,10 @@ def sync(runs: Sequence[str], runs_dir: str) -> int:
 def sync_run(folder: RunFolder) -> list[Synced]:
     """Sends all W&B runs that `folder` holds logs of: the training, its evaluations and its visualizations."""
     runs = [run for run in folder.read_tracking().runs if run.dirs]
-    return [_sync_one(folder, run, local_artifacts(folder, run.id)) for run in progress_bar(runs, desc=folder.id, unit=" runs")]
+    return [
+        _sync_one(folder, run, local_artifacts(folder, run.id))
+        for run in progress_bar(runs, desc=folder.id, unit=" runs")
+    ]
 
 
 def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]) -> Synced:
