@@ -16,8 +16,16 @@ def markdown_table(
 
 
 def command_line(words: Sequence[str]) -> str:
-    """A command to paste into this system's shell, quoted where it must be."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    """A command to paste into this system's shell, in one line, quoted where it must be."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """What can't be printed, such as a line break or bytes that are no UTF-8, by `printf`, as every shell understands it."""
+    if word.isprintable() or word.endswith("\n"):  # which "$(…)" would lose
+        return shlex.quote(word)
+    text = "".join(chr(b) if chr(b).isalnum() and b < 128 or b in b" /._" else f"\\{b:03o}" for b in os.fsencode(word))
+    return f"\"$(printf '{text}')\""
 
 
 def one_line(text: object, longest: int) -> str:

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import re
+import sqlite3
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,7 +78,8 @@ class LocalSweep:
         try:
             return optuna.create_study(
                 storage=optuna.storages.RDBStorage(
-                    f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
+                    "sqlite:///study.db",  # the kind alone: in a URL, `?` and `%` of the path would mean something
+                    engine_kwargs={"creator": lambda: sqlite3.connect(database, timeout=60, check_same_thread=False)},
                 ),
                 study_name=self.id,
                 direction=self.sweep.goal,
