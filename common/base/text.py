@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 
 
@@ -18,6 +19,11 @@ def markdown_table(
 def command_line(words: Sequence[str]) -> str:
     """A command to paste into this system's shell, in one line, quoted where it must be."""
     return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))
+
+
+def path_word(path: Path) -> str:
+    """The path as a word of a command, which no program takes for a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _quoted(word: str) -> str:

@@ -17,7 +17,7 @@ from common.base.errors import UserError
 from common.base.files import direct, read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.base.locks import locked
 from common.base.records import read_record, write_record
-from common.base.text import command_line
+from common.base.text import command_line, path_word
 from common.config import RUNS_DIR, TrainConfig, as_dict
 from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
 
@@ -136,7 +136,7 @@ class SweepFolder:
 def command(runs_dir: Path, script: str, *words: str) -> str:
     """A command about the runs in `runs_dir`, as `RunFolder.command`."""
     runs_dir = direct(runs_dir)
-    place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", str(runs_dir)]
+    place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", path_word(runs_dir)]
     return command_line(["python", script, *words, *place])
 
 
