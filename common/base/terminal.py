@@ -92,16 +92,20 @@ def write_error(text: str) -> None:
 
 
 class Lines(tqdm):
-    """A bar where nothing can be drawn over, as in a log: a line now and then, and one at the end of what took long."""
+    """A bar where nothing can be drawn over, as in a log: a line now and then, and one at its end."""
 
     written = float("-inf")
-    """when the last one was, of whichever bar: many short bars write no more than a long one"""
+    """when the last one was, of whichever bar"""
+    spare = 50
+    """ends of short bars that are still told, so that a run of a thousand short epochs doesn't write a thousand lines"""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         now = time.monotonic()
-        done = self.n == self.total and self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES
-        if msg is None and self.n > self.initial and (done or now - Lines.written >= SECONDS_BETWEEN_LINES):
-            Lines.written = now
+        due = now - Lines.written >= SECONDS_BETWEEN_LINES
+        long = self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES
+        ended = self.n == self.total and (long or Lines.spare > 0)
+        if msg is None and self.n > self.initial and (due or ended):
+            Lines.written, Lines.spare = now, Lines.spare - (not long)
             self.fp.write(f"{self}\n")
             self.fp.flush()
 

@@ -155,7 +155,7 @@ class Run:
             state.latest.update(self.log.read())
             self.log.write({"epoch": state.step / len(self.batches), **state.latest}, state.step)
             loss, accuracy = state.means()
-            self.bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
+            self.bar.set_postfix_str(f"loss={loss:.3f}, accuracy={accuracy:.3f}", refresh=False)
         if tracking.checkpoint_every and state.step % tracking.checkpoint_every == 0:
             self.save()
 

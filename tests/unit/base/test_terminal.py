@@ -151,6 +151,7 @@ class Clock:
         monkeypatch.setattr(terminal.Lines, "_time", lambda bar: self.now, raising=False)
         monkeypatch.setattr("tqdm.std.time", lambda: self.now)
         monkeypatch.setattr(terminal.Lines, "written", float("-inf"))
+        monkeypatch.setattr(terminal.Lines, "spare", 50)
 
 
 def test_in_a_log_a_bar_writes_a_line_now_and_then_however_much_it_is_told(monkeypatch):
@@ -176,7 +177,9 @@ def test_in_a_log_many_short_bars_write_no_more_than_a_long_one(monkeypatch):
         for leave in (True, False):
             for _ in terminal.progress_bar(range(3), desc="short", leave=leave):
                 clock.now += 0.1
-    assert 10 <= len(log.getvalue().splitlines()) <= 600 / 30 + 1
+    lines = log.getvalue().splitlines()
+    assert 50 <= len(lines) <= 50 + 600 / 30 + 1
+    assert all(line.startswith("short: 100%, 3 of 3 ") for line in lines[:9])
 
 
 def test_in_a_terminal_a_bar_is_drawn_over(monkeypatch):
