@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.analysis.report import Calibration, Comparison, ConfusedPair, LabelIssue, Report, Thumbnails
-from common.base.drawing import BLUE, ORANGE, POINTS_PER_INCH, plain, shortened, wrapped
+from common.base.drawing import BLUE, ORANGE, POINTS_PER_INCH, drawable, own_style, plain, shortened, wrapped
 from common.base.files import atomic_path
 
 PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE = 10, 32, 12
@@ -174,16 +174,16 @@ def sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, tile_inches: f
     def write(x: float, y: float, lines: list[str], **style: Any) -> None:
         axes.text(x, y, plain("\n".join(lines)), va="top", linespacing=1.25, **{"fontsize": size, **style})
 
-    heading = wrapped(title, fits(width, 12))
+    heading = wrapped(drawable(title), fits(width, 12))
     write(gap, gap, heading, fontsize=12)
     y = gap + len(heading) * 12 * 1.25 / POINTS_PER_INCH + gap
     for name, tiles in rows:
         if name:
-            lines = wrapped(name, fits(width))
+            lines = wrapped(drawable(name), fits(width))
             write(gap, y, lines, fontweight="bold")
             y += len(lines) * line_inches + 0.05
         captions = [
-            [part for line in tile.caption.split("\n") for part in wrapped(line, fits(tile_width))]
+            [part for line in tile.caption.split("\n") for part in wrapped(drawable(line), fits(tile_width))]
             if tile.caption
             else []
             for tile in tiles
@@ -229,6 +229,7 @@ def overlay(image: NDArray, heat: NDArray) -> NDArray:
 NAMES = ("confusion", "reliability", "superclasses", "confused", "label_issues", "comparison")
 
 
+@own_style()
 def of_report(report: Report, images: NDArray) -> dict[str, Figure]:
     """All figures of an evaluation by their `NAMES`, without those that would be empty.
 

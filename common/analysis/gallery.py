@@ -9,13 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from common.analysis import figures
 from common.analysis.inference import predict_images
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, saved_predictions
 from common.base import drawing
+from common.base.terminal import progress_bar
 from common.data.batches import Batches, denormalize
 from common.data.dataset import Dataset, dataset_digest
 from common.data.decode import read_photo
@@ -80,7 +80,7 @@ def look(
     """What the network says, and what it saw: uint8 (n, 3, s, s), or (n, 3, s, 2 s) with the explanation beside it."""
     batches = Batches(data.images, data.labels, indices, BATCH_SIZE, loaded.metadata.image_size, device)
     logits, pictures = [], []
-    for images, _ in tqdm(batches.epoch(0), total=len(batches), desc="predictions", unit="batch", leave=False):
+    for images, _ in progress_bar(batches.epoch(0), total=len(batches), desc="predictions", unit="batch", leave=False):
         with torch.no_grad():
             logits.append(loaded.model(images).float())
         shown = denormalize(images).cpu().numpy()
@@ -110,6 +110,7 @@ def records(predictions: Predictions, classes: Sequence[str], files: Sequence[st
     return rows
 
 
+@drawing.own_style()
 def pages(rows: Sequence[dict[str, Any]], pictures: NDArray, title: str, by_class: bool) -> list[Figure]:
     """The records with their pictures as sheets; `by_class` begins a row with each true class."""
     tiles = [_tile(row, picture) for row, picture in zip(rows, pictures, strict=True)]

@@ -83,6 +83,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def direct(path: Path) -> Path:
+    """`path` without `..` where that names the same place, which it may not do across a link."""
+    shorter = Path(os.path.normpath(path))
+    return shorter if shorter.resolve() == path.resolve() else path
+
+
 def package_file(package: str, *parts: str) -> Path:
     """The path of a file in an installed package, without importing that, which can take a second and more. Errors: `UserError`
     when it isn't installed."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from common.base.terminal import write_error
+
 Batch = TypeVar("Batch")
 
 LOOK_SECONDS = 0.1  # between two looks for a signal; an event would lock up when its handler interrupts a wait for it
@@ -43,9 +45,9 @@ class Interrupt:
         self.count += 1
         if self.signal is None:
             self.signal = number
-            _say(self.first)
+            write_error(self.first)
         elif self.second is not None:
-            _say(self.second)
+            write_error(self.second)
             os._exit(128 + number)
 
     def sleep(self, seconds: float) -> bool:
@@ -54,11 +56,6 @@ class Interrupt:
         while self.signal is None and (left := until - time.monotonic()) > 0:
             time.sleep(min(LOOK_SECONDS, left))
         return self.signal is None
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # after a hang-up there may be no one to read it
-        os.write(2, f"\n{text}\n".encode())
 
 
 class Interrupted(Exception):

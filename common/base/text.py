@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 
 
@@ -17,8 +18,8 @@ def markdown_table(
 
 
 def command_line(words: Sequence[str], windows: bool = os.name == "nt") -> str:
-    """A command to paste into this system's shell, quoted where it must be."""
-    return " ".join(map(_quoted_for_windows, words)) if windows else shlex.join(words)
+    """A command to paste into this system's shell, in one line, quoted where it must be."""
+    return " ".join(map(_quoted_for_windows if windows else _quoted, words))
 
 
 def _quoted_for_windows(word: str) -> str:
@@ -27,6 +28,19 @@ def _quoted_for_windows(word: str) -> str:
     if re.fullmatch(r"[\w./\\:+=-]+", word):
         return word
     return '"' + subprocess.list2cmdline([f" {word}"])[2:]  # the space makes it quote any word
+
+
+def path_word(path: Path) -> str:
+    """The path as a word of a command, which no program takes for a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _quoted(word: str) -> str:
+    """What can't be printed, such as a line break or bytes that are no UTF-8, by `printf`, as every shell understands it."""
+    if word.isprintable() or word.endswith("\n"):  # which "$(…)" would lose
+        return shlex.quote(word)
+    text = "".join(chr(b) if chr(b).isalnum() and b < 128 or b in b" /._" else f"\\{b:03o}" for b in os.fsencode(word))
+    return f"\"$(printf '{text}')\""
 
 
 def one_line(text: object, longest: int) -> str:

@@ -34,11 +34,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from common.base.errors import RunError, UserError
 from common.base.files import atomic_path, cache_folder
 from common.base.locks import locked
+from common.base.terminal import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -230,7 +230,10 @@ def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -
     per_task = max(1, min(64, _CHUNK_BYTES // image_bytes))
     tasks = [[folder / name for name in names[start : start + per_task]] for start in range(0, len(names), per_task)]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), image_size, image_size, 3)}
-    with open(target, "wb") as file, tqdm(total=len(names), desc=f"decoding {folder.name}", unit="photos") as bar:
+    with (
+        open(target, "wb") as file,
+        progress_bar(total=len(names), desc=f"decoding {folder.name}", unit=" photos") as bar,
+    ):
         start = io.BytesIO()
         np.lib.format.write_array_header_2_0(start, header)
         file.write(start.getvalue())

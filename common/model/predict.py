@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from common.base.terminal import progress_bar
 
 
 class Mirrored(nn.Module):
@@ -37,7 +38,7 @@ def predict(
     model.eval()
     logits, labels = [], []
     hidden = description is None
-    bar = tqdm(batches, total=total, desc=description, unit="batch", leave=False, dynamic_ncols=True, disable=hidden)
+    bar = progress_bar(batches, total=total, desc=description, unit="batch", leave=False, disable=hidden)
     for images, targets in bar:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
             logits.append(model(images).float())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.base.errors import UserError
-from common.base.files import lies_in
+from common.base.files import direct, lies_in
 from common.runs.folder import SWEEPS, RunFolder
 from common.runs.records import LoggedArtifact
 
@@ -36,7 +36,7 @@ def is_folder(path: Path) -> bool:
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     """The runs in `runs_dir`, oldest first."""
-    root = Path(runs_dir)
+    root = direct(Path(runs_dir))
     try:
         return sorted((RunFolder(path) for path in root.iterdir() if is_run(path)), key=_age) if root.is_dir() else []
     except OSError as error:
@@ -57,7 +57,7 @@ def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:
     for path in (Path(runs_dir) / reference, Path(reference)):
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
             if is_run(path.resolve()):
-                return RunFolder(path.resolve() if path.name in ("", "..") else path)
+                return RunFolder(path.resolve() if path.name in ("", "..") else direct(path))
     known = [folder.id for folder in list_runs(runs_dir)][-5:]
     there = f"the newest there: {', '.join(reversed(known))}" if known else "there are no runs in it"
     raise UserError(f"{flag} {reference} is no run in {runs_dir} and no run's folder; {there}")

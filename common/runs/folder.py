@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from common.base.errors import UserError
-from common.base.files import lies_in, read_json, read_json_lines, safe_name, write_atomic, write_json
+from common.base.files import direct, lies_in, read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.base.locks import lives, locked
 from common.base.records import LARGEST_INTEGER, read_record, read_yaml, write_record
-from common.base.text import command_line
+from common.base.text import command_line, path_word
 from common.config import RUNS_DIR, TrainConfig, as_dict
 from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
 
@@ -147,7 +147,8 @@ class SweepFolder:
 
 def command(runs_dir: Path, script: str, *words: str) -> str:
     """A command about the runs in `runs_dir`, as `RunFolder.command`."""
-    place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", str(runs_dir)]
+    runs_dir = direct(runs_dir)
+    place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", path_word(runs_dir)]
     return command_line(["python", script, *words, *place])
 
 
@@ -165,7 +166,7 @@ def plan_run(runs_dir: str, run_id: str | None) -> RunFolder:
     """The folder of a new run, not made yet. Errors: `UserError` when the id is taken or can't be a folder's name,
     or `runs_dir` can't be written."""
     chosen = safe_name(run_id or os.environ.get("WANDB_RUN_ID") or new_run_id(), "--run_id")
-    folder = RunFolder(Path(runs_dir) / chosen)
+    folder = RunFolder(direct(Path(runs_dir)) / chosen)
     if chosen == SWEEPS:
         raise UserError(f"--run_id is {SWEEPS}, but {folder.path} is the folder of the sweeps; choose another id")
     require_free(folder)

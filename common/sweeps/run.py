@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 
 from common.base.errors import UserError
-from common.base.files import safe_name
+from common.base.files import direct, safe_name
 from common.base.signals import Interrupt, interruptible
 from common.base.text import command_line
 from common.runs.folder import check_writable, new_run_id
@@ -29,7 +29,7 @@ def run_sweep(file: Path, runs_dir: Path, sweep_id: str | None, count: int | Non
     chosen = safe_name(sweep_id or new_run_id(), "--sweep_id")
     check_writable(runs_dir, "--runs_dir")
 
-    local = LocalSweep(sweep, runs_dir, chosen)
+    local = LocalSweep(sweep, direct(runs_dir), chosen)
     print(f"Sweep {chosen}: {sweep.method}, {sweep.goal} {sweep.metric}. Logs in {local.folder.path}", flush=True)
     with interruptible("stopping the trials, which save; once more stops them without saving", None) as interrupt:
         run_trials(local, count or math.inf, workers, interrupt)

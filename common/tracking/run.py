@@ -18,8 +18,8 @@ from typing import Any
 import wandb
 
 from common.base.errors import RunError, UserError
-from common.base.files import disk_errors, sha256_of, write_json
-from common.base.text import command_line, one_line
+from common.base.files import direct, disk_errors, sha256_of, write_json
+from common.base.text import command_line, one_line, path_word
 from common.runs.folder import RunFolder
 from common.runs.records import LoggedArtifact, LoggedTable, TrackedRun
 from common.tracking.artifacts import LocalFiles
@@ -219,7 +219,7 @@ class WandbRun:
             return []
         if self.mode == "online" and self._sent_all:
             return [f"W&B: {self.url}"]
-        logs = [str(self.folder.path / directory) for directory in self._record.dirs]
+        logs = [path_word(direct(self.folder.path / directory)) for directory in self._record.dirs]
         view, check = command_line(["wandb", "leet", logs[-1]]), self.folder.command("sync.py", self.folder.id)
         if self.mode == "online":  # `wandb sync` passes over runs that were online
             return [

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.base.errors import UserError
+from common.base.terminal import progress_bar
 from common.base.text import markdown_table, printable
 from common.runs.find import find_run, list_runs
 from common.runs.folder import RunFolder, config_values, run_state
@@ -100,7 +99,7 @@ def sync_run(folder: RunFolder) -> list[Synced]:
     runs = [run for run in folder.read_tracking().runs if run.dirs]
     return [
         _sync_one(folder, run, local_artifacts(folder, run.id))
-        for run in tqdm(runs, desc=printable(folder.id), unit="run")
+        for run in progress_bar(runs, desc=printable(folder.id), unit=" runs")
     ]
 
 

@@ -6,9 +6,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.base.drawing import BLUE, ORANGE
+from common.base.drawing import BLUE, ORANGE, own_style
 
 
+@own_style()
 def curves(rows: Sequence[dict[str, Any]], best_epoch: float | None) -> Figure:
     """Loss and accuracy per epoch, of train and of validation, the best epoch marked.
 

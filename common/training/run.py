@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.base.processes import Processes
 from common.base.signals import Interrupt, Interrupted, watched
+from common.base.terminal import progress_bar
 from common.config import TrainConfig
 from common.data.batches import Batches
 from common.model.weights import save_weights
@@ -134,9 +134,7 @@ class Run:
         done = sum(sizes[: self.step_of_epoch])
         hidden = not self.processes.main
         self.log.start_row()
-        with tqdm(
-            total=sum(sizes), initial=done, desc=title, unit=" images", dynamic_ncols=True, disable=hidden
-        ) as self.bar:
+        with progress_bar(total=sum(sizes), initial=done, desc=title, unit=" images", disable=hidden) as self.bar:
             for batch in watched(left, self.stopped):
                 yield batch
                 self.bar.update(len(batch[0]) * self.processes.world)
@@ -162,7 +160,7 @@ class Run:
             state.latest.update(self.log.read())
             self.write_row({"epoch": state.step / len(self.batches), **state.latest})
             loss, accuracy = state.means()
-            self.bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}")
+            self.bar.set_postfix_str(f"loss={loss:.3f}, accuracy={accuracy:.3f}", refresh=False)
         if tracking.checkpoint_every and state.step % tracking.checkpoint_every == 0:
             self.save()
 

@@ -1,5 +1,6 @@
 """Pictures that can be read: nothing is cut off or drawn over, and nothing is told by colour alone."""
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -202,3 +203,67 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         drawing.save(figure, path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["loss.png"]
+
+
+# --- names in any script ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Fonts as if nothing had been drawn yet; a function that makes another than DejaVu the first."""
+    monkeypatch.setattr(drawing, "_families", [])
+    monkeypatch.setattr(drawing, "_said", set())
+    caches = (drawing._has_font, drawing._codes, drawing._other_families)
+    for cache in caches:
+        cache.cache_clear()
+    yield lambda family: monkeypatch.setattr(drawing, "FONT", family)
+    monkeypatch.undo()
+    for cache in caches:
+        cache.cache_clear()
+
+
+def picture_of(names: list[str], path) -> np.ndarray:
+    with drawing.own_style():
+        figure = figures.confusion(random_confusion(len(names)), names)
+    drawing.save(figure, path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_font_of_the_system_draws_what_the_first_one_lacks(fonts, tmp_path, capfd):
+    names = ["кот", "собака", "γάτα"]
+    fonts("cmr10")  # as if there were a first font with Latin letters alone
+    assert [drawing.shortened(name) for name in names] == names
+    assert drawing._families
+    cyrillic = picture_of(names, tmp_path / "names.png")
+    assert not np.array_equal(cyrillic[:, :300], picture_of(["ток", "акабос", "ατάγ"], tmp_path / "other.png")[:, :300])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_no_font_has_is_drawn_as_code_points_and_said_once(fonts, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(drawing, "_other_families", lambda: [])
+    names = ["中文", "日本語の猫", "🐈 cat", "👩‍🚀", "caf\udce9", "bell\x07", "हिन्दी", "plain", "\U0010ffff"]
+    assert drawing.drawable("中文 cat") == "[U+4E2D 6587] cat"
+    assert drawing.drawable("👩‍🚀") == "[U+1F469 1F680]" and drawing.drawable("❤\ufe0f") == "❤"
+    assert drawing.drawable("a\n\tb\u3000c") == "a  b c" and drawing.drawable("cafe\u0301") == "café"
+    picture_of(names, tmp_path / "names.png")
+    drawing.save(figures.grid([tile(name) for name in names], "中文", columns=3), tmp_path / "grid.png")
+    out, err = capfd.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and "[U+4E2D 6587]" in err and "Noto Sans" in err
+
+
+def test_wide_characters_count_twice_where_a_line_is_broken(fonts, monkeypatch):
+    monkeypatch.setattr(drawing, "_has_font", lambda character: True)
+    assert drawing.wrapped("中文图像类别", 5) == ["中文", "图像", "类别"]
+    assert drawing.shortened("日" * 50) == "日" * 19 + "…" and drawing.shortened("日" * 20) == "日" * 20
+
+
+def test_settings_of_matplotlib_change_no_figure(tmp_path):
+    names = ["a", "b"]
+    before = picture_of(names, tmp_path / "before.png")
+    odd = {"text.usetex": True, "axes.facecolor": "red", "font.size": 30, "savefig.dpi": 9, "font.family": "nowhere"}
+    with matplotlib.rc_context(odd):
+        np.testing.assert_array_equal(picture_of(names, tmp_path / "odd.png"), before)
+        assert matplotlib.rcParams["axes.facecolor"] == "red"

@@ -18,6 +18,7 @@ import torch
 from helpers import ROOT
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
+from tqdm import tqdm
 
 import common.data.decode
 from common.base.errors import RunError, UserError
@@ -364,12 +365,12 @@ def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(
     monkeypatch.setattr(common.data.decode, "_workers", lambda files: 2)
     monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
 
-    class Killing(common.data.decode.tqdm):
+    class Killing(tqdm):
         def update(self, n):
             for process in multiprocessing.active_children():
                 process.kill()
 
-    monkeypatch.setattr(common.data.decode, "tqdm", Killing)
+    monkeypatch.setattr(common.data.decode, "progress_bar", Killing)
     with pytest.raises(RunError, match="was killed"):
         load_photos(tmp_path / "train", names, 16)
     assert list(cache.iterdir()) == []

@@ -1,0 +1,125 @@
+"""Where a script's words go: a terminal, a notebook, a log, a pipe whose reader may leave, a disk that may be full, nowhere."""
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO, cast
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0  # of a bar where nothing can be drawn over: some 12 kB an hour
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Lasting:
+    """A stream that drops what can't be written, since no run should end for want of a reader."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+        """why something was dropped, unless the reader has gone by its own will"""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            self.error = error
+        except ValueError:  # it was closed
+            pass
+
+
+def make_output_last() -> None:
+    """From here on, nothing that is printed can end the process: not to a stream that is closed or full, nor in an encoding that
+    lacks a character, which is then written as its code point. A notebook's streams, which can't fail, stay as they are."""
+    _fill_closed_descriptors()
+    sys.stdout, sys.stderr = _lasting(sys.stdout, sys.__stdout__), _lasting(sys.stderr, sys.__stderr__)
+
+
+def _fill_closed_descriptors() -> None:
+    """Else the next file that is opened gets the number of an output, and what C libraries and child processes print goes into it."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+
+
+def _lasting(stream: TextIO | None, of_the_process: TextIO | None) -> TextIO:
+    if stream is None:  # Python found it closed
+        return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
+    if stream is not of_the_process:  # a notebook's, a test's, or one that lasts already
+        return stream
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return cast(TextIO, Lasting(stream))
+
+
+def say_what_was_dropped() -> None:
+    """At a script's end: what was printed, and did not arrive, is named where that can be read."""
+    sys.stdout.flush()
+    error = getattr(sys.stdout, "error", None)
+    if error is not None:
+        print(f"not all of the output could be printed: {error.strerror or error}", file=sys.stderr)
+
+
+def write_error(text: str) -> None:
+    """A line on stderr, at once, as in a handler of signals, where `print` could meet itself."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+# --- progress bars ----------------------------------------------------------------------------------------------------
+
+
+class Lines(tqdm):
+    """A bar where nothing can be drawn over, as in a log: a line now and then, and one at its end."""
+
+    written = float("-inf")
+    """when the last one was, of whichever bar"""
+    spare = 50
+    """ends of short bars that are still told, so that a run of a thousand short epochs doesn't write a thousand lines"""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        now = time.monotonic()
+        due = now - Lines.written >= SECONDS_BETWEEN_LINES
+        long = self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES
+        ended = self.n == self.total and (long or Lines.spare > 0)
+        if msg is None and self.n > self.initial and (due or ended):
+            Lines.written, Lines.spare = now, Lines.spare - (not long)
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+
+    def close(self) -> None:
+        if not self.disable and self.leave:
+            self.display()
+        self.last_print_t = float("-inf")  # tqdm then takes it for one that was never shown, and clears nothing
+        super().close()
+
+
+def progress_bar(batches: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """tqdm's bar on stderr, drawn over in a terminal and in lines elsewhere. options: tqdm's own."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return tqdm(batches, dynamic_ncols=True, mininterval=0.5, **options)
+    form = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    seconds = SECONDS_BETWEEN_LINES
+    return Lines(batches, bar_format=form, mininterval=seconds, maxinterval=seconds, **options)
