@@ -207,7 +207,7 @@ def test_a_value_of_another_kind_is_refused_from_a_runs_config_as_from_the_comma
     create_run(folder, TrainConfig(), SPLIT)
     saved = yaml.safe_load(folder.config.read_text())
     folder.config.write_text(yaml.safe_dump({**saved, name: list(value) if isinstance(value, tuple) else value}))
-    with pytest.raises(UserError, match=rf"config.yaml .*--{name} is .+, but must be"):
+    with pytest.raises(UserError, match=rf"config.yaml .*(--{name} is .+, but must be|a whole number is too large)"):
         load_config(folder)
 
 
