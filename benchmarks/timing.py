@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -103,6 +102,8 @@ def machine() -> str:
 
 def peak_mib() -> float:
     """The largest resident memory that this process has had, in MiB."""
+    import resource  # which Windows lacks
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

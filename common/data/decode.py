@@ -13,6 +13,7 @@ faster. PyTorch is imported where it is used, so that the workers start in a qua
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import mmap
@@ -238,13 +239,22 @@ def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -
         np.lib.format.write_array_header_2_0(start, header)
         file.write(start.getvalue())
         crc = zlib.crc32(start.getvalue())
-        if hasattr(os, "posix_fallocate"):  # a full disk is found now, not after an hour
-            os.posix_fallocate(file.fileno(), 0, file.tell() + len(names) * image_bytes + _CRC_BYTES)
+        _reserve(file.fileno(), file.tell() + len(names) * image_bytes + _CRC_BYTES)
         for photos in _decoded(tasks, image_size, _workers(len(names))):
             file.write(photos.data)
             crc = zlib.crc32(photos.data, crc)
             bar.update(len(photos))
         file.write(crc.to_bytes(_CRC_BYTES, "little"))
+
+
+def _reserve(file: int, count: int) -> None:
+    """Room for so many bytes: a full disk is found now, not after an hour. Not every system and file system can."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, count)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
+                raise
 
 
 def _workers(files: int) -> int:

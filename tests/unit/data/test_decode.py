@@ -1,5 +1,6 @@
 """Photos are decoded as a viewer shows them, once, and the cache never gives other pixels than the files hold now."""
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -410,6 +411,18 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_variable(tmp_path, mon
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=rf"can't be written to {tmp_path / 'file'}.*set FINETUNE_CACHE"):
         load_photos(tmp_path / "train", names, 16)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_that_can_reserve_no_room_decodes_all_the_same(number, tmp_path, monkeypatch):
+    def refuse(*args: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    names = make_photos(tmp_path / "train")
+    here = load_photos(tmp_path / "train", names, 16)
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    np.testing.assert_array_equal(load_photos(tmp_path / "train", names, 16), here)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, cache):
