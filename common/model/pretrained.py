@@ -11,6 +11,7 @@ from torchvision import models
 
 from common.base.download import network_timeout
 from common.base.errors import UserError, first_line
+from common.base.terminal import own_bars
 from common.model.weights import load_into
 
 
@@ -38,7 +39,7 @@ def read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     file = os.path.join(folder, os.path.basename(entry.url))
     try:
-        with network_timeout():
+        with network_timeout(), own_bars(torch.hub):
             return entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that isn't a state dict
         if os.path.exists(file):

@@ -14,9 +14,9 @@ def logged_rows(directories: Iterable[Path]) -> dict[int, dict[str, Any]]:
     as far as they go."""
     rows = {}
     for directory in directories:
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory.absolute())]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+            shown = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=120).stdout
             for line in shown.splitlines():
                 if '"type":"history"' in line:
                     row = json.loads(line)["history"]["item"]

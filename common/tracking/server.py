@@ -79,7 +79,12 @@ def _digests(artifact: wandb.Artifact) -> frozenset[str]:
 def send(directories: Sequence[Path]) -> None:
     """`wandb sync`, for logs of one run, whatever the client believes to have sent already."""
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", "--include-synced"]
-    done = subprocess.run([*command, *map(str, directories)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *(str(path.absolute()) for path in directories)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
     if done.returncode:
         print(f"W&B: wandb sync says: {(done.stderr or done.stdout).strip()[-500:]}", file=sys.stderr)
 
