@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any, TextIO, cast
 
 from tqdm import tqdm
@@ -123,3 +124,14 @@ def progress_bar(batches: Iterable[Any] | None = None, **options: Any) -> tqdm:
     form = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     seconds = SECONDS_BETWEEN_LINES
     return Lines(batches, bar_format=form, mininterval=seconds, maxinterval=seconds, **options)
+
+
+@contextlib.contextmanager
+def own_bars(module: ModuleType) -> Iterator[None]:
+    """Within the block, the bars that a library's module makes by its `tqdm` are ours."""
+    theirs = module.tqdm
+    module.tqdm = progress_bar  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.tqdm = theirs  # type: ignore[attr-defined]

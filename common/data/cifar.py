@@ -24,6 +24,7 @@ import torch
 from common.base.download import network_timeout
 from common.base.errors import UserError
 from common.base.locks import locked
+from common.base.terminal import own_bars
 from common.data.dataset import Dataset, Split
 
 if TYPE_CHECKING:
@@ -137,12 +138,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _download(source: type[CIFAR10], folder: Path, temporary: Path) -> None:
     """Downloads the archive into `temporary` with a progress bar, its checksum compared."""
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets import utils
 
     print(f"downloading {source.url} into {folder}", flush=True)
     try:
-        with network_timeout():
-            download_url(source.url, temporary, source.filename, source.tgz_md5)
+        with network_timeout(), own_bars(utils):
+            utils.download_url(source.url, temporary, source.filename, source.tgz_md5)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
             f"{source.url} can't be downloaded ({error}), and {folder.resolve()} has neither a {source.filename} nor a "

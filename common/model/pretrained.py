@@ -15,6 +15,7 @@ from common.base.download import network_timeout
 from common.base.errors import UserError, first_line
 from common.base.files import sha256_of
 from common.base.home import expanded
+from common.base.terminal import own_bars
 from common.model.weights import load_into
 
 
@@ -42,7 +43,7 @@ def read_weights(name: str, weights: str) -> dict[str, torch.Tensor]:
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     file = os.path.join(folder, os.path.basename(entry.url))
     try:
-        with network_timeout():
+        with network_timeout(), own_bars(torch.hub):
             if os.path.exists(file) and not has_its_hash(file):  # torch.hub compares it after the download alone
                 print(f"{file} is damaged: it is downloaded anew", file=sys.stderr)
                 torch.hub.download_url_to_file(entry.url, file, hash_in_name(file))

@@ -87,7 +87,7 @@ def _say(folder: RunFolder, what: str) -> None:
 
 def _records(directory: Path) -> Iterator[dict[str, Any]]:
     """Of W&B's local log; of one that a crash tore, too, as far as they go."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory.absolute())]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=120)
         for line in done.stdout.splitlines():

@@ -82,7 +82,8 @@ def send(directories: Sequence[Path]) -> None:
     env = {
         name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"
     }  # each log says which run it is of
-    done = subprocess.run([*command, *map(str, directories)], capture_output=True, text=True, env=env)
+    logs = [str(path.absolute()) for path in directories]
+    done = subprocess.run([*command, *logs], capture_output=True, encoding="utf-8", errors="replace", env=env)
     if done.returncode:
         print(f"W&B: wandb sync says: {(done.stderr or done.stdout).strip()[-500:]}", file=sys.stderr)
 

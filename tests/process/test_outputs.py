@@ -23,11 +23,18 @@ def train(cwd: Path, outputs: str, *flags: str, **environment: str) -> subproces
     return subprocess.Popen(["bash", "-c", f'exec "$0" "$@" {outputs}', *command], cwd=cwd, env=env)
 
 
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory) -> dict:
+    """The weights of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("heard")
+    run_script("train.py", *FLAGS, "--run_id=heard", cwd=folder)
+    return load_weights(folder / "runs" / "heard" / "checkpoints" / "best.safetensors")[0]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
 @pytest.mark.parametrize("outputs", [">&- 2>&- <&-", ">/dev/full 2>/dev/full"])
-def test_a_run_without_outputs_is_saved_when_stopped_and_goes_on(outputs, tmp_path):
-    run_script("train.py", *FLAGS, "--run_id=heard", cwd=tmp_path)
+def test_a_run_without_outputs_is_saved_when_stopped_and_goes_on(outputs, tmp_path, heard):
     process = train(tmp_path, outputs, "--run_id=unheard", PYTHONIOENCODING="ascii")
     rows = tmp_path / "runs" / "unheard" / "metrics.jsonl"
     deadline = time.monotonic() + 240
@@ -39,8 +46,6 @@ def test_a_run_without_outputs_is_saved_when_stopped_and_goes_on(outputs, tmp_pa
     env = script_environment(tmp_path, WANDB_MODE="offline", PYTHONIOENCODING="ascii")
     done = subprocess.run(["bash", "-c", f'exec "$0" "$@" {outputs}', *again], cwd=tmp_path, env=env, timeout=300)
     assert done.returncode == 0 and read_json(tmp_path / "runs" / "unheard" / "summary.json")["status"] == "finished"
-    heard, unheard = (
-        load_weights(tmp_path / "runs" / name / "checkpoints" / "best.safetensors")[0] for name in ("heard", "unheard")
-    )
+    unheard = load_weights(tmp_path / "runs" / "unheard" / "checkpoints" / "best.safetensors")[0]
     assert heard.keys() == unheard.keys() and all((heard[key] == unheard[key]).all() for key in heard)
     assert all(line.startswith("{") for line in rows.read_text().splitlines())

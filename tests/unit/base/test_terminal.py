@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from helpers import ROOT
@@ -192,3 +193,15 @@ def test_in_a_terminal_a_bar_is_drawn_over(monkeypatch):
     for _ in terminal.progress_bar(range(3), desc="here"):
         pass
     assert screen.getvalue().count("\r") >= 2 and screen.getvalue().count("\n") == 1
+
+
+def test_in_a_log_a_librarys_own_bar_is_lines_too_and_its_own_again_afterwards(monkeypatch):
+    module, log = types.ModuleType("library"), io.StringIO()
+    module.tqdm = theirs = object()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(terminal.Lines, "spare", 50)
+    with terminal.own_bars(module), module.tqdm(total=2048, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        for _ in range(64):
+            bar.update(32)
+    assert module.tqdm is theirs
+    assert log.getvalue().count("\n") == 1 and "100%, 2.00k of 2.00k [" in log.getvalue() and "\r" not in log.getvalue()
