@@ -79,8 +79,9 @@ class Predictions:
 
     def _check(self) -> None:
         table = self.logits.ndim == 2 and self.logits.dtype.kind == "f" and self.logits.size > 0
-        if not table or not np.isfinite(self.logits.astype(np.float32)).all():
-            raise ValueError("logits are no table of numbers")
+        with np.errstate(over="ignore"):
+            if not table or not np.isfinite(self.logits.astype(np.float32)).all():
+                raise ValueError("logits are no table of numbers")
         for name, array in (("labels", self.labels), ("indices", self.indices)):
             if (
                 array.shape != self.logits.shape[:1]

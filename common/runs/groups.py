@@ -30,19 +30,24 @@ class Recipe:
 
 
 def groups(runs_dir: str | Path) -> dict[str, list[Member]]:
-    """Name → the group's runs, by seed. A run whose config can't be read is in none, which is said: the group may lack it."""
+    """Name → the group's runs, by seed. A run whose config can't be read is in none."""
     found: dict[str, list[Member]] = {}
     for folder in list_runs(runs_dir):
-        if not folder.config.exists():  # killed before it was one
-            continue
-        try:
+        with contextlib.suppress(UserError):
             config = load_config(folder)
-        except UserError as error:
-            print(f"left out of its group: {printable(error, 300)}", file=sys.stderr)
-            continue
-        if config.run.group:
-            found.setdefault(config.run.group, []).append((folder, config))
+            if config.run.group:
+                found.setdefault(config.run.group, []).append((folder, config))
     return {name: sorted(members, key=lambda member: member[1].compute.seed) for name, members in found.items()}
+
+
+def say_what_may_be_missing(name: str, runs_dir: str | Path) -> None:
+    """Names the configs that can't be read: their runs may be of the group."""
+    for folder in list_runs(runs_dir):
+        try:
+            if folder.config.exists():  # else it was killed before it was a run
+                load_config(folder)
+        except UserError as error:
+            print(f"group {printable(name)} may lack a run: {printable(error, 300)}", file=sys.stderr)
 
 
 def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
@@ -52,6 +57,7 @@ def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
         return one_recipe(folder.id, [(folder, load_config(folder))])
     there = groups(runs_dir)
     if name in there:
+        say_what_may_be_missing(name, runs_dir)
         return one_recipe(name, there[name])
     runs = [folder.id for folder in list_runs(runs_dir)][-3:]
     known = [f"the groups {', '.join(map(printable, there))}"] * bool(there) + [
@@ -65,7 +71,10 @@ def find_group(runs_dir: str | Path, name: str | None) -> Recipe | None:
     if name is None or is_file(name) or _is_run(runs_dir, name):
         return None
     members = groups(runs_dir).get(name)
-    return one_recipe(name, members) if members else None
+    if not members:
+        return None
+    say_what_may_be_missing(name, runs_dir)
+    return one_recipe(name, members)
 
 
 def _is_run(runs_dir: str | Path, name: str) -> bool:
