@@ -84,7 +84,9 @@ def local_artifacts(folder: RunFolder, run_id: str) -> list[LocalArtifact]:
     newest = {artifact.name: artifact for artifact in logged}
     for artifact in logged:
         paths = [folder.path / file for file in artifact.files]
-        if all(path.is_file() and lies_in(path, folder.path) for path in paths):
+        if not all(lies_in(path, folder.path) for path in paths):
+            continue
+        if all(path.is_file() for path in paths):
             if sha256_of(*paths) == artifact.digest:
                 found.append(LocalFiles(artifact, paths))
         elif artifact is newest[artifact.name]:

@@ -126,7 +126,8 @@ class TrainState:
         try:
             for name in PROGRESS:
                 value = state["progress"][name]
-                if type(value) not in (int, float, type(None)):
+                numbers = value.values() if name == "latest" else [value]
+                if not all(type(number) in (int, float, type(None)) for number in numbers):
                     raise TypeError(f"{name} is no number")
                 setattr(self, name, value)
             self.begin_phase()  # the optimizer and the average that were saved are those of this epoch's phase

@@ -1,12 +1,12 @@
 """Two processes of a group, for tests of what they compute together."""
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import warm
 
 from common.base.processes import Processes
 
@@ -20,7 +20,7 @@ def process(work: Callable[[Processes], Any], rank: int, folder: Path) -> None:
 
 def in_team(work: Callable[[Processes], Any], folder: Path) -> list:
     """What `work` gives in each of two processes."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit autograd's threads without their owners
+    context = warm.server()  # a fork of this process would inherit autograd's threads without their owners
     started = [context.Process(target=process, args=(work, rank, folder), daemon=True) for rank in range(2)]
     for one in started:
         one.start()

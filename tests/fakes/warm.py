@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 # All but wandb itself, which makes a folder when it is imported and removes it at its process's end.
@@ -40,13 +41,18 @@ def fits(environment: dict[str, str], usual: dict[str, str]) -> bool:
     return hasattr(os, "fork") and not at_start
 
 
+def server() -> ForkServerContext:
+    """Begins processes of this one's functions."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PACKAGES)
+    return context
+
+
 def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run` with captured text; command: a script and its arguments."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = server.Process(target=_script, args=(command, str(cwd), environment, list(map(str, files))))
+        process = server().Process(target=_script, args=(command, str(cwd), environment, list(map(str, files))))
         process.start()
         process.join(timeout)
         ended = process.exitcode

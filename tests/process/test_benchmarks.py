@@ -97,6 +97,7 @@ def test_tracking_prints_its_table(tiny, capsys, monkeypatch, tmp_path):
     assert table[-1][0] == "all"
 
 
+@pytest.mark.slow
 def test_precision_prints_its_table(tiny, capsys):
     precision.main(precision.PrecisionConfig(sizes=(32, 64), batch_size=2, rounds=1, device="cpu"))
     table = check_table(capsys.readouterr().out, rows=4)

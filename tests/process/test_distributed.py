@@ -141,7 +141,7 @@ def test_several_processes_write_one_run_and_no_file_of_their_own(killed):
     root = killed.folder.path.parent
     assert [path.name for path in root.iterdir()] == ["two"]
     files = {str(path.relative_to(killed.folder.path)) for path in killed.folder.path.rglob("*") if path.is_file()}
-    assert files - {".lock"} == {
+    assert files - {".lock", ".tracking.lock"} == {
         "config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json", "loss.png",
         "checkpoints/last.pt", "checkpoints/best.safetensors",
     }  # fmt: skip

@@ -139,6 +139,7 @@ def test_without_what_windows_lacks_ctrl_c_lets_a_sweeps_trial_save(tmp_path, he
 # --- clusters and containers ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_home_a_run_trains_is_evaluated_and_leaves_no_folder_named_tilde(tmp_path):
     (tmp_path / "tmp").mkdir()
     env = script_environment(tmp_path, TEST_SYSTEM="nobody", TORCH_HOME=None, TMPDIR=str(tmp_path / "tmp"))
@@ -148,7 +149,8 @@ def test_without_a_home_a_run_trains_is_evaluated_and_leaves_no_folder_named_til
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "tmp"]
 
 
-@pytest.mark.parametrize("error", ["ENOSYS", pytest.param("EOPNOTSUPP", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["ENOSYS", "EOPNOTSUPP"])
 def test_on_a_file_system_without_locks_a_run_trains_and_is_one_processs_at_a_time(error, tmp_path):
     env = script_environment(tmp_path, TEST_SYSTEM="without_flock", TEST_FLOCK_ERROR=error)
     run = tmp_path / "runs" / "run"
@@ -172,6 +174,7 @@ def executable(path: Path, *lines: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_the_job_script_goes_on_until_the_run_has_finished(tmp_path):
     """docs/cluster.md's own, with other flags. `srun` runs what it is given, `scontrol` is noted."""
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")

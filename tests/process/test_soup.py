@@ -140,7 +140,7 @@ def test_the_soup_is_the_mean_of_the_runs_it_names_and_better_than_the_best(runs
 def test_the_soup_is_a_whole_run_of_the_best_runs_settings(runs):
     folder = RunFolder(runs / "soup")
     assert {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()} == {
-        *("config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json"),
+        *("config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json", ".tracking.lock"),
         "checkpoints/best.safetensors",
     }
     about, summary, config = read_metadata(folder.best), folder.read_summary(), load_config(folder)

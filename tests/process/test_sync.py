@@ -321,6 +321,7 @@ def line_of(run: str, said: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_rows_that_went_with_w_and_b_s_process_are_sent_from_the_run_folder(unsent):
     run = unsent.backend.runs["killed"]
     assert unsent.before == 1
@@ -331,12 +332,14 @@ def test_rows_that_went_with_w_and_b_s_process_are_sent_from_the_run_folder(unse
     assert (run.summary["status"], run.summary["best/epoch"], run.state) == ("finished", 2.0, "finished")
 
 
+@pytest.mark.slow
 def test_a_run_whose_log_is_gone_is_made_from_its_folder(unsent):
     run = unsent.backend.runs["torn"]
     assert [row["_step"] for row in run.rows] == [1, 2] and (run.exit_code, run.job_type) == (3, "train")
     assert run.config["dataset"] == "digits" and "2 of 2" in line_of("torn", unsent.synced)
 
 
+@pytest.mark.slow
 def test_data_that_another_run_logged_first_has_arrived_and_each_run_uses_it(unsent):
     data = unsent.backend.artifact("shared-split")
     assert data.version == "v0" and {data.created_by, *data.used_by} == {"first", "second", "third"}
@@ -344,6 +347,7 @@ def test_data_that_another_run_logged_first_has_arrived_and_each_run_uses_it(uns
         assert "1 of 1" in line_of(name, unsent.synced) and "already there" in line_of(name, unsent.again)
 
 
+@pytest.mark.slow
 def test_a_run_s_id_in_the_shell_is_no_other_run_s(unsent):
     trainings = {"killed", "first", "second", "third", "torn", "lost"}
     (evaluation,) = unsent.backend.runs.keys() - trainings
@@ -351,9 +355,11 @@ def test_a_run_s_id_in_the_shell_is_no_other_run_s(unsent):
     assert "per_class" in unsent.backend.runs[evaluation].history[0]
 
 
+@pytest.mark.slow
 def test_an_artifact_whose_file_is_gone_and_that_never_arrived_is_missed(unsent):
     assert "0 of 1" in line_of("lost", unsent.again) and "incomplete" in line_of("lost", unsent.again)
 
 
+@pytest.mark.slow
 def test_syncing_what_logs_lack_twice_adds_nothing(unsent):
     assert unsent.states[0] == unsent.states[1]

@@ -109,6 +109,7 @@ def test_no_runs_and_one_run(tmp_path: Path) -> None:
     assert page.collect(tmp_path / "runs" / "only")["runs"][0]["id"] == "only"
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_stay_below_30_mb(tmp_path: Path) -> None:
     classes = tuple(f"class {n}" for n in range(100))
     groups = {

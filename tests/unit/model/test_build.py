@@ -16,6 +16,7 @@ from tiny_models import tiny_architectures
 from torch import nn
 from torchvision import models
 
+from common.base import terminal
 from common.base.errors import UserError
 from common.model.build import ARCHITECTURES, FROZEN_PREFIX, build_model, describe, set_trainable
 
@@ -89,6 +90,7 @@ def test_weights_from_before_batchnorm_counted_are_read(trained, tmp_path):
 def test_published_weights_are_downloaded_once_through_torch_hub(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(terminal.Lines, "spare", 1)
     path = archives.make_weights(tmp_path / "served")
     with archives.serve(path.parent) as served:
         archives.patch(archives.downloads(served), monkeypatch.setattr)

@@ -12,6 +12,7 @@ from common.model.build import ARCHITECTURES
 from common.model.load import Loaded
 from common.model.predict import Mirrored, predict
 from common.runs.folder import RunFolder
+from common.runs.records import Metadata
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
@@ -54,7 +55,8 @@ def test_in_mixed_precision_the_mean_is_of_float32(network):
 
 
 def test_only_images_that_may_be_mirrored_are(network):
-    loaded = Loaded(network, {"dataset": "digits"}, Path("best.safetensors"), RunFolder(Path("run")), "aa", None)
+    about = Metadata(model="resnet50", classes=["a", "b"], dataset="digits", image_size=24, run_id="run")
+    loaded = Loaded(network, about, Path("best.safetensors"), RunFolder(Path("run")), "aa", None)
     digits = load_dataset("digits", None, "test", 24)
     assert loaded.with_tta("none", digits.flip) is loaded
     with pytest.raises(UserError, match="--tta is flip, but must be none for digits"):
