@@ -29,5 +29,6 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: float | None) -> Figure:
         axes.grid(alpha=0.3)
         if rows:
             axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+        if axes.get_lines():
             axes.legend()
     return figure
