@@ -21,12 +21,14 @@ import os, sys
 from pathlib import Path
 import wandb
 from PIL import Image
-from common.runs.folder import RunFolder
+from common.config import TrainConfig
+from common.runs.folder import RunFolder, save_config
 from common.tracking.run import start
 
 for name in sys.argv[2:]:
     folder = RunFolder(Path("runs") / name)
     folder.checkpoints.mkdir(parents=True)
+    save_config(folder, TrainConfig())
     folder.best.write_bytes(name.encode())
     Image.new("RGB", (4, 4), "red").save(folder.path / "picture.png")
     run = start(folder, "train", {}, run_id=name)
