@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.timing import ROOT, mean_and_deviation, table
+from benchmarks.timing import ROOT, mean_and_deviation, table, words
 from common.cli import parse, parse_train
 from common.config import as_dict
 from common.runs.folder import RunFolder, read_metrics
@@ -95,8 +95,7 @@ def train(config: AblationConfig, row: str, seed: int) -> None:
     flags: Flags = {"dataset": "folder", "log_weights": False, "seed": seed, "run_id": folder.id}
     flags |= {name: getattr(config, name) for name in shared}
     changed = rows_of(config.recipe)[row]
-    words = [*shlex.split(config.recipe), *(word for k, v in (flags | changed).items() for word in (f"--{k}", str(v)))]
-    command = [sys.executable, str(ROOT / "train.py"), *words]
+    command = [sys.executable, str(ROOT / "train.py"), *shlex.split(config.recipe), *words(flags | changed)]
     done = subprocess.run(command, env={**os.environ, "WANDB_MODE": "disabled"}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{row}, seed {seed}: train.py ended with {done.returncode}:\n{done.stderr[-3000:]}")

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from benchmarks.timing import ROOT, call, machine, mean_and_deviation, table
+from benchmarks.timing import ROOT, call, machine, mean_and_deviation, table, words
 from common.analysis.report import Report
 from common.base.checked import Checked
 from common.base.errors import UserError, report_errors
@@ -99,11 +99,8 @@ def main(config: AccuracyConfig) -> None:
             if time.monotonic() > deadline or any(row["run_id"] == run_id for row in read_json_lines(results)):
                 continue
             given = {**shared, "group": group, "seed": seed}
-            words = [
-                *(str(word) for name, value in given.items() for word in (f"--{name}", value)),
-                *shlex.split(recipe),
-            ]
-            row = {"run_id": run_id, "recipe": recipe, **measure(words, RunFolder(results.with_name(run_id)))}
+            flags = [*words(given), *shlex.split(recipe)]
+            row = {"run_id": run_id, "recipe": recipe, **measure(flags, RunFolder(results.with_name(run_id)))}
             append_line(results, json.dumps(row))
             print(f"{recipe}, seed {seed}: {row['test']:.4f}", file=sys.stderr, flush=True)
     print(f"{machine()}\n\n{summary_table(read_json_lines(results), recipes)}", flush=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from benchmarks.timing import in_child, peak_mib, report_result, spread, table, verdict
+from benchmarks.timing import in_child, peak_mib, report_result, spread, table, verdict, words
 from common.cli import parse, parse_train
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def run_child(config: MemoryConfig, kind: str, folder: str, **environment: str) 
         "steps": config.steps,
         "images": config.images,
     }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    command = ["-m", "benchmarks.memory", "--child", kind, "--folder", folder, *words]
+    command = ["-m", "benchmarks.memory", "--child", kind, "--folder", folder, *words(flags)]
     return in_child(command, WANDB_MODE="offline", WANDB_SILENT="true", **environment)["mib"]
 
 

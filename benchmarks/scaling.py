@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.timing import in_child, peak_mib, report_result, seconds_of, table
+from benchmarks.timing import in_child, peak_mib, report_result, seconds_of, table, words
 from common.cli import parse
 
 
@@ -77,12 +77,11 @@ def point(config: ScalingConfig, **changes: int) -> dict[str, float]:
     values = {name: getattr(config, name)[len(getattr(config, name)) // 2] for name in ("images", "classes")}
     values |= {"sizes": 64 if 64 in config.sizes else config.sizes[0], "processes": 1, **changes}
     flags = {"batch_size": config.batch_size, "steps": config.steps, "child": True, **values}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     if values["processes"] == 1:
-        return in_child(["-m", "benchmarks.scaling", *words])
+        return in_child(["-m", "benchmarks.scaling", *words(flags)])
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={values['processes']}"]
     threads = max(1, (os.cpu_count() or 1) // values["processes"])
-    return in_child([*launcher, "-m", "benchmarks.scaling", *words], OMP_NUM_THREADS=str(threads))
+    return in_child([*launcher, "-m", "benchmarks.scaling", *words(flags)], OMP_NUM_THREADS=str(threads))
 
 
 def main(config: ScalingConfig) -> None:

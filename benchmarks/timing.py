@@ -131,6 +131,11 @@ def call(command: Sequence[str | Path], **environment: str) -> str:
     return done.stdout
 
 
+def words(flags: Mapping[str, object]) -> list[str]:
+    """Flags as a command line has them."""
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
 RESULT = "RESULT "
 
 

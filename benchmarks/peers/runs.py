@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt
 
 from benchmarks.accuracy import measure
 from benchmarks.subset import make_folder
-from benchmarks.timing import call
+from benchmarks.timing import call, words
 from common.base.checked import Checked
 from common.base.errors import UserError
 from common.base.files import cache_folder, read_json, sha256_of
@@ -170,8 +170,7 @@ def fastai(run: Run) -> dict[str, object]:
         **{name: getattr(config, name) for name in ("image_size", "epochs", "batch_size")},
         "seed": run.seed,
     }
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    return json.loads(call([python_of("fastai"), HERE / "fastai_script.py", *words]).splitlines()[-1])
+    return json.loads(call([python_of("fastai"), HERE / "fastai_script.py", *words(given)]).splitlines()[-1])
 
 
 def timm(run: Run) -> dict[str, object]:
@@ -249,8 +248,7 @@ def ours(run: Run) -> dict[str, object]:
         **{"data_dir": Path(config.data_dir).resolve(), "weights": Path(config.weights).resolve()},
         **{name: getattr(config, name) for name in ("image_size", "epochs", "batch_size", "validation_fraction")},
     }
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    result = measure([*words, *shlex.split(config.ours)], folder)
+    result = measure([*words(given), *shlex.split(config.ours)], folder)
     return {
         "seconds": result["train_seconds"],
         **{name: result[name] for name in ("validation", "test", "steps", "version")},

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.base.terminal import make_output_last, say_what_was_dropped
+from common.base.text import without_orders
 
 LONGEST_MESSAGE = 2000  # characters
 
@@ -47,7 +48,7 @@ def first_line(error: Exception) -> str:
 def _in_a_line(error: Exception) -> str:
     """Its message without line breaks, and without what a terminal would obey. Spaces stay: a path may have two in a row."""
     line = re.sub(r"\s*\n\s*", " ", str(error).strip())
-    return "".join(character if character.isprintable() else "?" for character in line[:LONGEST_MESSAGE])
+    return without_orders(line[:LONGEST_MESSAGE])
 
 
 @contextlib.contextmanager

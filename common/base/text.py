@@ -50,7 +50,12 @@ def one_line(text: object, longest: int) -> str:
 
 def printable(text: object, longest: int = 60) -> str:
     """`one_line` without what a terminal would obey: text that may be a stranger's."""
-    return "".join(c if c.isprintable() else "?" for c in one_line(text, longest))
+    return without_orders(one_line(text, longest))
+
+
+def without_orders(text: str) -> str:
+    """`text` with a question mark for each character that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def mean_and_sd(values: Sequence[float], digits: int = 4) -> str:

@@ -30,7 +30,7 @@ UNPACKED = {
 
 def is_there(name: str, data_dir: str) -> bool:
     """Whether nothing would be downloaded into `data_dir` to load the dataset."""
-    return name not in UNPACKED or (Path(data_dir).expanduser() / UNPACKED[name]).is_dir()
+    return name not in UNPACKED or Path(expanded(data_dir, "--data_dir"), UNPACKED[name]).is_dir()
 
 
 def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int) -> Dataset:

@@ -37,13 +37,14 @@ def may_be_sent(folder: RunFolder, directory: Path) -> bool:
     """Whether `wandb sync` would send nothing of the log but what is the run's: the client follows links, and uploads whatever file
     a log names. Says why not."""
     files, own = directory / "files", [folder.path, directory]
+    records = list(_records(directory))
     staging = [Path(chosen) / "artifacts" / "staging" for chosen in [os.environ.get("WANDB_DATA_DIR")] if chosen]
     linked = [
         *directory.glob("*.wandb"),
         *files.rglob("*"),
-        *(files / name for name in _named(directory, "files", "path")),
+        *(files / name for name in _named(records, "files", "path")),
     ]
-    staged = list(map(Path, _named(directory, "artifact", "local_path", "manifest_file_path")))
+    staged = list(map(Path, _named(records, "artifact", "local_path", "manifest_file_path")))
     elsewhere = [path for path in linked if not lies_in(path, *own)]
     elsewhere += [path for path in staged if not lies_in(path, *own, *staging) and not _has_copy_of(folder, path)]
     for path in filter(os.path.exists, elsewhere):
@@ -68,9 +69,9 @@ def _leads_to(path: Path) -> str:
     return printable(path, 200)
 
 
-def _named(directory: Path, kind: str, *keys: str) -> Iterator[str]:
-    """What the log's records of a kind name under these keys, however deep."""
-    for record in _records(directory):
+def _named(records: Iterable[dict[str, Any]], kind: str, *keys: str) -> Iterator[str]:
+    """What a log's records of a kind name under these keys, however deep."""
+    for record in records:
         inner = [record.get(kind)]
         while inner:
             value = inner.pop()
@@ -115,11 +116,9 @@ def measured_rows(folder: RunFolder) -> dict[int, dict[str, Any]]:
     they are drawn. What is no row of ours is left out."""
     rows = {}
     for row in read_metrics(folder):
-        step = row.pop("step", None)
-        if type(step) is int and step >= 0:
-            numbers = {key: value for key, value in row.items() if type(value) in (int, float) and key != "time"}
-            if numbers:
-                rows[step] = {"_step": step, **numbers}
+        numbers = {key: value for key, value in row.items() if key not in ("step", "time")}
+        if row["step"] >= 0 and numbers:
+            rows[row["step"]] = {"_step": row["step"], **numbers}
     return rows
 
 

@@ -79,9 +79,8 @@ def _digests(artifact: wandb.Artifact) -> frozenset[str]:
 def send(directories: Sequence[Path]) -> None:
     """`wandb sync`, for logs of one run, whatever the client believes to have sent already."""
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", "--include-synced"]
-    env = {
-        name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"
-    }  # each log says which run it is of
+    # Each log says which run it is of.
+    env = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"}
     logs = [str(path.absolute()) for path in directories]
     done = subprocess.run([*command, *logs], capture_output=True, encoding="utf-8", errors="replace", env=env)
     if done.returncode:

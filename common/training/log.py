@@ -24,8 +24,7 @@ def saved_rows(folder: RunFolder, state: TrainState) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl that are no further than the state."""
 
     def is_saved(row: dict[str, Any]) -> bool:
-        step = row.get("step")
-        return isinstance(step, int) and step <= (state.measured if "train/loss" in row else state.step)
+        return row["step"] <= (state.measured if "train/loss" in row else state.step)
 
     return [row for row in read_metrics(folder) if is_saved(row)]
 

@@ -107,6 +107,7 @@ def test_no_run_id_in_a_header_leads_out_of_runs_dir(run, victim, tmp_path, run_
         {"model": "\x1b]0;title\a"},
         {"validation_fraction": 2},
         {"dataset": "cifar100", "data_dir": "{victim}"},
+        {"dataset": "cifar100", "data_dir": "~nobody-of-that-name/data"},
         {"dataset": "folder"},
     ],
     ids=lambda changes: str(changes)[:50],
