@@ -295,7 +295,7 @@ def test_a_second_signal_ends_at_once_and_ctrl_c_in_a_terminal_saves(tmp_path):
     wait_until(lambda: lines_of(run) >= 3, process)
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # both arrive before the step's end
         process.send_signal(number)
-    assert process.wait(PATIENCE) == 143
+    assert process.wait(PATIENCE) in (130, 143)  # of the one seen last: two threads may take them in either order
     assert "stopped at once" in (tmp_path / "stderr.txt").read_text()
     saved = state_of(run)["progress"]["step"]
     assert saved >= 4 and saved % 4 == 0  # --checkpoint_every
