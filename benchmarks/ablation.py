@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[Flags, Flags]] = {
     "cutmix": ({"cutmix_alpha": 0}, {"cutmix_alpha": 1.0}),
     "weight averaging": ({"ema_decay": 0}, {"ema_decay": 0.99}),
     "a lower lr of the backbone": ({"backbone_lr_scale": 1}, {"backbone_lr_scale": 0.1}),
+    "a lower lr stage by stage": ({"layer_decay": 1}, {"layer_decay": 0.7}),
     "growing resolution": ({"progressive_from": None}, {"progressive_from": 64}),
     "the first stages frozen": ({"finetune": "full"}, {"finetune": "partial"}),
 }

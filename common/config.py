@@ -103,6 +103,8 @@ class Recipe(Group):
     """Learning rate of SGD."""
     backbone_lr_scale: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """The pretrained layers' learning rate as a share of the head's."""
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """Multiplies the learning rate once more for each stage towards the image: layer4 by it, layer3 by its square, …"""
     momentum: Share = 0.9
     """Momentum of SGD."""
     nesterov: bool = False

@@ -28,14 +28,20 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     return -(targets * miss.clamp(min=1e-12) ** gamma * log_p).sum(dim=1).mean()
 
 
-def parameter_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0) -> list[dict]:
-    """What is trained, in groups of one learning rate and one decay each: norms and biases, the vectors, don't decay."""
+STAGES_BEFORE_HEAD = {"layer4": 1, "layer3": 2, "layer2": 3, "layer1": 4, "bn1": 5, "conv1": 5}
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0, layer_decay: float = 1.0
+) -> list[dict]:
+    """What is trained, in groups of one learning rate and one decay each: norms and biases, the vectors, don't decay. The head has
+    the rate `lr`, and a stage that lies n stages before it `lr * backbone_lr_scale * layer_decay**n`; the first convolution is a stage."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_head = name.rpartition(".")[0] in ("fc", "")  # "" where the model is the head itself
-            group = lr * (1.0 if is_head else backbone_lr_scale), weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault(group, []).append(parameter)
+            depth = STAGES_BEFORE_HEAD.get(name.split(".")[0], 0)
+            rate = lr * (backbone_lr_scale if depth else 1.0) * layer_decay**depth
+            groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()

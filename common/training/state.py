@@ -62,7 +62,9 @@ class TrainState:
         """What is trained from this epoch on: by a new optimizer, and with a new average."""
         recipe, device = self.recipe, self.sums.device
         self.network = self.model.fc if self.on_features else self.model
-        groups = parameter_groups(self.network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale)
+        groups = parameter_groups(
+            self.network, recipe.lr, recipe.weight_decay, recipe.backbone_lr_scale, recipe.layer_decay
+        )
         self.optimizer = build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device)
         self.scaler = build_scaler(self.optimizer, self.amp, device)
         self.average = averaged(self.network, recipe.ema_decay) if recipe.ema_decay else None

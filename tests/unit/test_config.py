@@ -31,7 +31,7 @@ VALUES = {
     "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "image_size": 96,
     "batch_size": 12, "augment": "basic", "mixup_alpha": 0.5, "cutmix_alpha": 0.7, "model": "resnet50",
     "weights": "other.pth", "finetune": "partial", "head_epochs": 2, "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
-    "lr": 3e-05, "backbone_lr_scale": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
+    "lr": 3e-05, "backbone_lr_scale": 0.1, "layer_decay": 0.75, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
     "label_smoothing": 0.1, "focal_gamma": 1.5, "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.9,
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
     "run_id": "a-run", "max_minutes": 2.5, "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
@@ -121,7 +121,7 @@ def test_a_runs_config_given_as_flags_repeats_the_run(name):
     [
         ("validation_fraction", 1.0), ("validation_fraction", -0.1), ("image_size", 8), ("image_size", 2000),
         ("batch_size", 1), ("epochs", 0), ("max_steps", 0), ("max_minutes", 0.0), ("max_minutes", float("nan")), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")),
-        ("backbone_lr_scale", 0.0), ("backbone_lr_scale", 1.5), ("momentum", 1.0), ("momentum", -0.5),
+        ("backbone_lr_scale", 0.0), ("backbone_lr_scale", 1.5), ("layer_decay", 0.0), ("layer_decay", 1.1), ("momentum", 1.0), ("momentum", -0.5),
         ("weight_decay", -1.0), ("weight_decay", float("nan")), ("label_smoothing", 1.0), ("focal_gamma", -1.0),
         ("warmup_epochs", 6.0), ("mixup_alpha", -1.0), ("cutmix_alpha", float("inf")), ("ema_decay", 1.0),
         ("feature_views", 101), ("progressive_from", 225), ("progressive_from", 8), ("seed", -1), ("seed", 2**31),

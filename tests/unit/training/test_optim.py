@@ -79,8 +79,19 @@ def test_each_trained_parameter_is_in_one_group_and_vectors_do_not_decay(finetun
                 assert rates[parameter] == (0.1 if module is model.fc else 0.025), f"{name}.{kind}"
 
 
+def test_each_stage_towards_the_image_learns_at_a_smaller_rate():
+    model = tiny("full")
+    groups = parameter_groups(model, 0.1, 5e-4, 0.5, layer_decay=0.7)
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    expected = [0.05 * 0.16807, 0.05 * 0.16807, 0.05 * 0.2401, 0.05 * 0.343, 0.05 * 0.49, 0.05 * 0.7, 0.1]
+    parts = [model.conv1, model.bn1, model.layer1, model.layer2, model.layer3, model.layer4, model.fc]
+    for part, rate in zip(parts, expected, strict=True):
+        found = {rates[parameter] for parameter in part.parameters()}
+        assert len(found) == 1 and found.pop() == pytest.approx(rate)
+
+
 def test_a_head_trained_alone_has_the_heads_learning_rate():
-    groups = parameter_groups(tiny("head").fc, 0.1, 5e-4, 0.25)
+    groups = parameter_groups(tiny("head").fc, 0.1, 5e-4, 0.25, 0.5)
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.1, 5e-4), (0.1, 0.0)]
 
 
