@@ -16,6 +16,7 @@ from benchmarks.lab import CLASSES, lab_evaluation, lab_loader, lab_model, small
 from benchmarks.timing import alternate, ratios, spread, table, verdict
 from common.base.device import choose_device
 from common.data.batches import Batches
+from common.model.device import on_device
 from common.model.load import fused
 from common.model.predict import predict
 
@@ -37,7 +38,7 @@ def measure(config: EvaluationConfig, size: int) -> list[str]:
     images, labels = small_images(config.batch_size)
     reference = lab_model()
     reference.fc.weight.data.mul_(10)  # random weights answer all alike; this sets the answers apart
-    mine = fused(copy.deepcopy(reference).eval()).to(device).to(memory_format=torch.channels_last)
+    mine = on_device(fused(copy.deepcopy(reference).eval()), device)
     batches = Batches(images, labels, torch.arange(len(images)), config.batch_size, size, device)
     theirs = lab_evaluation(reference, lab_loader(images, labels, config.batch_size, size, shuffle=False), device)
     answers: dict[str, list[int]] = {}

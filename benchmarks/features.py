@@ -18,6 +18,7 @@ from common.base.processes import Processes
 from common.cli import parse
 from common.data.batches import Batches
 from common.model.build import build_model, set_trainable
+from common.model.device import on_device
 from common.model.predict import predict
 from common.training.features import FeatureBatches, extract
 from common.training.optim import build_loss, build_sgd, parameter_groups
@@ -38,7 +39,7 @@ def main(config: FeaturesConfig) -> None:
     device, cpu = choose_device(config.device), torch.device("cpu")
     images, labels = small_images(config.images)
     model = set_trainable(build_model("resnext50_32x4d", CLASSES, "none"), "head")
-    model = model.to(device, memory_format=torch.channels_last)
+    on_device(model, device)
     batches = Batches(
         images, labels, torch.arange(len(images)), config.batch_size, config.image_size, device, training=True
     )

@@ -7,6 +7,7 @@ What `--amp auto` decides by is what the processor has; this shows whether it de
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,7 +17,9 @@ from benchmarks.timing import alternate, ratios, spread, table, turns
 from common.base.device import choose_amp, choose_device
 from common.cli import parse
 from common.model.build import build_model
+from common.model.device import on_device
 
+Stream = Callable[[int, int, torch.device, torch.dtype | None], Iterator[None]]
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 
 
@@ -31,7 +34,7 @@ class PrecisionConfig:
 
 def inference(batch_size: int, image_size: int, device: torch.device, amp: torch.dtype | None) -> Iterator[None]:
     """The network on one batch that lies in memory, again and again."""
-    model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).eval()
+    model = on_device(build_model("resnext50_32x4d", CLASSES, "none"), device).eval()
     images = torch.randn(batch_size, 3, image_size, image_size, device=device).contiguous(
         memory_format=torch.channels_last
     )
@@ -42,7 +45,7 @@ def inference(batch_size: int, image_size: int, device: torch.device, amp: torch
 
 
 def measure(
-    stream: Callable[[int, int, torch.device, torch.dtype | None], Iterator[None]],
+    stream: Stream,
     name: str,
     size: int,
     config: PrecisionConfig,
@@ -59,7 +62,8 @@ def main(config: PrecisionConfig) -> None:
     device = choose_device(config.device)
     auto = str(choose_amp("auto", device, min(config.sizes)) or torch.float32).removeprefix("torch.")
     print(f"### precision, batch {config.batch_size}; --amp auto takes {auto} here\n")
-    kinds = {"training step": bare_training, "inference": inference}
+    step = partial(bare_training, wrap=lambda model: on_device(model, device))
+    kinds: dict[str, Stream] = {"training step": step, "inference": inference}
     rows = [measure(stream, name, size, config, device) for name, stream in kinds.items() for size in config.sizes]
     print(table(["", "px", "float32, images/s", "bf16", "times as fast"], rows), flush=True)
 

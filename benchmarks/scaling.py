@@ -36,13 +36,14 @@ def child(config: ScalingConfig) -> None:
     from common.base.processes import process_group
     from common.data.batches import Batches
     from common.model.build import build_model
+    from common.model.device import on_device
     from common.training.optim import build_loss, build_sgd, parameter_groups
     from common.training.step import train_step
 
     device, count, classes = torch.device("cpu"), config.images[0], config.classes[0]
     with process_group(device) as processes:
         images, labels = small_images(count)
-        model = build_model("resnext50_32x4d", classes, "none").to(memory_format=torch.channels_last)
+        model = on_device(build_model("resnext50_32x4d", classes, "none"), device)
         network = processes.wrap(model, device).train()
         optimizer = build_sgd(parameter_groups(model, 0.001, 0.0), 0.001, 0.9, False, device)
         labels %= classes

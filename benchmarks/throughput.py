@@ -20,6 +20,7 @@ from benchmarks.timing import alternate, ratios, spread, table, turns, verdict
 from common.base.device import choose_amp, choose_device
 from common.data.batches import Batches
 from common.model.build import build_model
+from common.model.device import on_device
 from common.training.optim import build_loss, build_scaler, build_sgd, lr_factor, parameter_groups, set_lr
 from common.training.step import train_step
 
@@ -65,7 +66,7 @@ def project_training(
         wrap: what is done to the network before it trains, such as `torch.compile`.
         layout: of weights and images; the project's own is channels_last.
     """
-    model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=layout).train()
+    model = on_device(build_model("resnext50_32x4d", CLASSES, "none"), device).to(memory_format=layout).train()
     network = wrap(model)
     optimizer = build_sgd(parameter_groups(model, 0.001, 0.0), 0.001, 0.9, False, device)
     scaler = build_scaler(optimizer, amp, device)
@@ -87,7 +88,7 @@ def bare_training(
     amp: torch.dtype | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> Iterator[None]:
-    """Nothing but the network and the optimizer, on one batch that lies in memory."""
+    """Nothing but torchvision's network and the optimizer, on one batch that lies in memory."""
     model = build_model("resnext50_32x4d", CLASSES, "none").to(device, memory_format=torch.channels_last).train()
     network = wrap(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)

@@ -14,6 +14,7 @@ from common.base.errors import UserError
 from common.base.files import lies_in, sha256_of
 from common.base.text import printable
 from common.model.build import ARCHITECTURES
+from common.model.device import on_device
 from common.model.predict import Mirrored
 from common.model.weights import checked, load_into, load_weights
 from common.runs.find import resolve_checkpoint
@@ -64,7 +65,7 @@ def load_model(
     load_into(model, state, path)
     in_run = RunFolder(path.parent.parent)
     folder = in_run if in_run.checkpoints == path.parent else folder_of_run(runs_dir, metadata.run_id, path)
-    network = fused(model.eval()).to(device).to(memory_format=torch.channels_last)
+    network = on_device(fused(model.eval()), device)
     return Loaded(network, metadata, path, folder, sha256_of(path), artifact)
 
 

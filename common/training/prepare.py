@@ -22,6 +22,7 @@ from common.data.dataset import Dataset
 from common.data.load import load_dataset
 from common.data.split import split_indices
 from common.model.build import build_model, set_trainable
+from common.model.device import on_device
 from common.model.weights import checked, load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
@@ -78,7 +79,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         # A resumed run's weights are in its last.pt.
         weights = "none" if config.run.resume else config.model.weights
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
-    model = set_trainable(model, config.model.finetune).to(device, memory_format=torch.channels_last)
+    model = on_device(set_trainable(model, config.model.finetune), device)
     batches = training_batches(config, data, train_part, processes, device)
     return Run(
         config=config,

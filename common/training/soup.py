@@ -25,6 +25,7 @@ from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
 from common.data.load import load_dataset
 from common.model.build import set_trainable
+from common.model.device import on_device
 from common.model.load import network_for
 from common.model.predict import predict
 from common.model.soup import State, greedy_soup, unlike_statistics, with_statistics
@@ -102,9 +103,7 @@ def open_soup(settings: SoupSettings) -> "Soup":
     data = load_dataset(config.data.dataset, place, "train", size)
     if dataset_digest(data) != first.split.digest:
         raise UserError(f"the training images are not those of run {first.id}: give their folder with --data_dir")
-    model = network_for(checked(first.about, first.folder.best), first.folder.best).to(
-        device, memory_format=torch.channels_last
-    )
+    model = on_device(network_for(checked(first.about, first.folder.best), first.folder.best), device)
     validation = torch.tensor(first.split.validation_of(len(data.labels), first.folder.split))
     training = torch.from_numpy(np.setdiff1d(np.arange(len(data.labels)), validation.numpy()))
     batches = Batches(data.images, data.labels, validation, settings.batch_size, size, device)
