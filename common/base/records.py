@@ -38,7 +38,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     return parse_record(data, kind, path)
 
 
-def parse_record(data: bytes, kind: type[Record], source: Path) -> Record:
+def parse_record(data: bytes, kind: type[Record], source: Path | str) -> Record:
     """JSON as a `kind`. Errors: as `read_record`, naming `source`."""
     from pydantic import ValidationError
     from pydantic_core import from_json

@@ -143,6 +143,8 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
     config = {key: plain(config[key]) for key in config if key in GROUP_OF}
     split: Split | None = part(folder.split, lambda _: folder.read_split(), None)
     tracking: Tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
+    if tracking.damaged:
+        problems.append(f"{len(tracking.damaged)} of the entries in {folder.tracking.name} left out: damaged.")
     rows = part(folder.metrics, lambda _: read_rows(folder), [])
     if not rows:
         problems.append(f"Nothing was logged yet: {folder.metrics.name} is missing or has no whole line.")

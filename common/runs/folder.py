@@ -21,6 +21,7 @@ from common.base.records import LARGEST_INTEGER, read_record, read_yaml, write_r
 from common.base.text import command_line, path_word
 from common.config import RUNS_DIR, TrainConfig, as_dict
 from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
+from common.runs.told import read_tracking, write_tracking
 
 SWEEPS = "sweeps"  # in runs_dir, beside the runs
 
@@ -98,11 +99,12 @@ class RunFolder:
         return read_record(self.split, Split)
 
     def read_tracking(self) -> Tracking:
-        """Where there is none, W&B was told nothing. Errors: `UserError` naming the file."""
-        return read_record(self.tracking, Tracking) if self.tracking.exists() else Tracking()
+        """As `common.runs.told`."""
+        return read_tracking(self.tracking)
 
     def write_tracking(self, tracking: Tracking) -> None:
-        write_record(self.tracking, tracking)
+        """As `common.runs.told`."""
+        write_tracking(self.tracking, tracking)
 
     @contextlib.contextmanager
     def changed_tracking(self) -> Iterator[Tracking]:

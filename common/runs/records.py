@@ -188,6 +188,17 @@ class Tracking:
     runs: list[TrackedRun] = field(default_factory=list)
     artifacts: list[LoggedArtifact] = field(default_factory=list)
     tables: list[LoggedTable] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    """what is said of each entry that can't be read, and is in none of the lists"""
+
+
+@dataclass(frozen=True)
+class TrackingFile:
+    """tracking.json, before its entries are looked at."""
+
+    runs: list[Any] = field(default_factory=list)
+    artifacts: list[Any] = field(default_factory=list)
+    tables: list[Any] = field(default_factory=list)
 
 
 # --- visualization/predictions.json -----------------------------------------------------------------------------------

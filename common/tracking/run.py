@@ -19,7 +19,7 @@ import wandb
 
 from common.base.errors import RunError, UserError
 from common.base.files import direct, disk_errors, sha256_of, write_json
-from common.base.text import command_line, one_line, path_word
+from common.base.text import command_line, one_line, path_word, printable
 from common.runs.folder import RunFolder
 from common.runs.records import LoggedArtifact, LoggedTable, TrackedRun
 from common.tracking.artifacts import LocalFiles
@@ -258,7 +258,10 @@ def start(
     # Not WANDB_RUN_ID: in a shell that has it, it is the training's, and an evaluation's rows would end up there, or nowhere.
     run_id = run_id or secrets.token_hex(4)
     project = project or os.environ.get("WANDB_PROJECT") or PROJECT
-    earlier = next((run for run in folder.read_tracking().runs if run.id == run_id), None)
+    told = folder.read_tracking()
+    for line in told.damaged:
+        print(f"W&B: {printable(line, 500)}; it stays as it is", file=sys.stderr)
+    earlier = next((run for run in told.runs if run.id == run_id), None)
     dirs = list(earlier.dirs) if earlier else []
     run, mode = _begin(
         choose_mode(),

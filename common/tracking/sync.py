@@ -78,13 +78,17 @@ def sync(runs: Sequence[str], runs_dir: str) -> int:
     rows, damaged = list[Synced](), 0
     for folder in folders:
         try:
+            lines = folder.read_tracking().damaged
             rows += sync_run(folder)
         except UserError as error:  # of a damaged run, which costs the others nothing
-            damaged += 1
-            print(f"W&B: {printable(error, 500)}", file=sys.stderr)
+            lines = [str(error)]
+        damaged += bool(lines)
+        print(*(f"W&B: {printable(line, 500)}\n" for line in lines), sep="", end="", file=sys.stderr)
     print(table(rows))
     if damaged:
-        print(f"{damaged} of {len(folders)} run folders are damaged, and were passed over", file=sys.stderr)
+        print(
+            f"{damaged} of {len(folders)} run folders are damaged; what can't be read was passed over", file=sys.stderr
+        )
         return 1
     missing = sum(not row.complete for row in rows)
     if missing:

@@ -136,7 +136,7 @@ def written(path: Path, content: bytes) -> Iterator[None]:
 READERS: dict[str, list[Callable[[RunFolder], Any]]] = {
     "summary.json": [RunFolder.read_summary, run_state, lambda folder: read_json(folder.summary)],
     "split.json": [RunFolder.read_split, lambda folder: folder.read_split().validation_of(45_000, folder.split)],
-    "tracking.json": [RunFolder.read_tracking],
+    "tracking.json": [RunFolder.read_tracking, lambda folder: folder.write_tracking(folder.read_tracking())],
     "config.yaml": [load_config],
     "metrics.jsonl": [read_metrics],
     "evaluation/report.json": [lambda folder: Report.load(folder.evaluated().report)],

@@ -111,11 +111,57 @@ def test_a_summary_of_a_stranger_is_refused_by_name_and_does_not_hide_other_runs
     assert [run.id for run in list_runs(folder.path.parent)] == ["second", "first"]  # by its file's time, it is newer
 
 
-@pytest.mark.parametrize("changed", [{"runs": {}}, {"artifacts": [{"name": "n"}]}, {"tables": [{"key": 1}]}])
+@pytest.mark.parametrize("changed", [{"runs": {}}, {"artifacts": "none"}, {"tables": None}])
 def test_a_record_of_a_stranger_is_refused_by_name(folder, changed):
     folder.tracking.write_text(json.dumps({**EARLIER, **changed}))
     with pytest.raises(UserError, match=f"tracking.json.*{next(iter(changed))}"):
         folder.read_tracking()
+
+
+ODD = [
+    ("runs", {**EARLIER["runs"][0], "dirs": 5}),
+    ("runs", {**EARLIER["runs"][1], "rows": "many", "id": "other"}),
+    ("artifacts", {"name": "n"}),
+    ("artifacts", {**EARLIER["artifacts"][0], "aliases": ["best", None]}),
+    ("tables", {"key": 1}),
+    ("tables", [["key", "t"]]),
+    ("tables", None),
+]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("kind", "odd"), ODD)
+def test_an_odd_entry_costs_itself_alone_and_stays(folder, kind, odd, first):
+    entries = [odd, *EARLIER[kind]] if first else [*EARLIER[kind], odd]
+    folder.tracking.write_text(json.dumps(EARLIER))
+    others = folder.read_tracking()
+    folder.tracking.write_text(json.dumps({**EARLIER, kind: entries}))
+    known = folder.read_tracking()
+    assert dataclasses.replace(known, damaged=[]) == others
+    (line,) = known.damaged
+    assert f"tracking.json: {kind}.{entries.index(odd)}" in line and line.isprintable()
+    with folder.changed_tracking() as tracking:
+        tracking.tables.append(LoggedTable("late", "ev", "x", 9.0))
+    written = json.loads(folder.tracking.read_text())
+    assert odd in written[kind] and len(written[kind]) == len(entries) + (kind == "tables")
+    assert [table.key for table in folder.read_tracking().tables] == ["per_class", "late"]
+
+
+def test_what_a_later_version_told_wandb_stays_in_the_file(folder):
+    """In the whole as in an entry, also in that of a run that goes on, whose entry is replaced."""
+    later = {kind: [{**entry, "colour": [number]} for number, entry in enumerate(EARLIER[kind])] for kind in EARLIER}
+    folder.tracking.write_text(json.dumps({**later, "format": {"version": 9}}))
+    with folder.changed_tracking() as tracking:
+        again = TrackedRun("first", "train", "p", None, "online", 7.0, ["wandb/a", "wandb/b"])
+        tracking.runs = [tracking.runs[1], again]
+    written = json.loads(folder.tracking.read_text())
+    assert written["format"] == {"version": 9}
+    assert [(run["id"], run["colour"], run["mode"]) for run in written["runs"]] == [
+        ("ev", [1], "online"),
+        ("first", [0], "online"),
+    ]
+    assert written["artifacts"][0]["colour"] == written["tables"][0]["colour"] == [0]
+    assert folder.read_tracking() == tracking
 
 
 def test_the_split_of_a_stranger_is_refused_by_name(folder):

@@ -141,3 +141,19 @@ def test_an_artifact_whose_files_are_gone_counts_only_when_the_server_has_it(fol
     monkeypatch.setattr(server, "on_server", lambda record: there)
     (run,) = sync_run(folder)
     assert (run.state, run.artifacts) == ("already there", (1, 1))
+
+
+@pytest.mark.parametrize("kind", ["runs", "artifacts", "tables"])
+def test_a_run_with_an_odd_entry_is_sent_and_not_called_whole(folder, kind, monkeypatch, capsys):
+    backend = Server({1})
+    synced(folder, backend, monkeypatch, {"log": {1}})
+    monkeypatch.setattr(sync, "logged_in", lambda: True)
+    assert sync.sync([], str(folder.path.parent)) == 0
+    told = json.loads(folder.tracking.read_text())
+    told[kind].append({"id": 5, "time": "late\x1b[2J"})
+    folder.tracking.write_text(json.dumps(told))
+    capsys.readouterr()
+    assert sync.sync([], str(folder.path.parent)) == 1
+    out, err = capsys.readouterr()
+    assert "| run | train | 4 of 4 |" in out and "whole" not in out
+    assert f"tracking.json: {kind}." in err and "1 of 1 run folders are damaged" in err and "\x1b" not in err
