@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,13 @@ SECONDS_BETWEEN_LINES = 30.0  # of a bar where nothing can be drawn over: some 1
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
+# What a terminal obeys; colours, and one line up and its erasure, which tyro, tqdm and W&B print, come first.
+_ORDERS = re.compile(r"\x1b\[(?:[\d;]*m|A|2K)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
 class Lasting:
-    """A stream that drops what can't be written, since no run should end for want of a reader."""
+    """A stream that drops what can't be written, since no run should end for want of a reader, and what a terminal would obey, which may
+    stand in any path."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -30,8 +36,11 @@ class Lasting:
 
     def write(self, text: str) -> int:
         with self._dropping():
-            self.stream.write(text)
+            self.stream.write(_ORDERS.sub(self._shown, text))
         return len(text)
+
+    def _shown(self, order: re.Match[str]) -> str:
+        return order[0] if len(order[0]) > 1 and self.stream.isatty() else "?"
 
     def flush(self) -> None:
         with self._dropping():
@@ -51,7 +60,8 @@ class Lasting:
 
 def make_output_last() -> None:
     """From here on, nothing that is printed can end the process: not to a stream that is closed or full, nor in an encoding that
-    lacks a character, which is then written as its code point. A notebook's streams, which can't fail, stay as they are."""
+    lacks a character, which is then written as its code point; nor does a terminal obey what stands in a path. A notebook's streams, which
+    can't fail, and are no terminals, stay as they are."""
     _fill_closed_descriptors()
     sys.stdout, sys.stderr = _lasting(sys.stdout, sys.__stdout__), _lasting(sys.stderr, sys.__stderr__)
 

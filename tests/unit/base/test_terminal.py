@@ -73,6 +73,39 @@ def test_a_character_that_the_output_lacks_is_its_code_point(encoding, tmp_path)
         assert r"\u4e2d 5" in printed[5]
 
 
+ORDERS = ["\x1b[2J", "\x1b]0;title\x07", "\x9b2J", "\x1bc", "a\x08\x7fb", "\x1b[1;1H", "\x1bP+q\x1b\\", "\x1b[8m"]
+
+
+def test_no_path_that_is_printed_gives_a_terminal_orders(tmp_path):
+    script = tmp_path / "says.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from common.base.errors import report_errors\n"
+        "with report_errors():\n"
+        "    for path in sys.argv[1:]: print('in', Path(path), '中'); print(path, 'too', file=sys.stderr)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    paths = [f"x{order}y" for order in ORDERS]
+    done = subprocess.run([sys.executable, script, *paths], env=environment, capture_output=True, timeout=60)
+    out, err = done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
+    assert len(out) == len(err) == len(ORDERS)
+    for order, printed, said in zip(ORDERS, out, err, strict=True):
+        assert printed.startswith("in xa?" if order[0] == "a" else "in x?") and printed.isprintable(), ascii(order)
+        assert printed.endswith("y 中") and said.endswith("y too") and said.isprintable(), ascii(order)
+
+
+def test_in_a_terminal_bars_and_colours_stay_and_other_orders_do_not():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    stream = terminal.Lasting(screen)
+    drawn = "\r 50%|\x1b[31m#####\x1b[0m\n\x1b[A\x1b[2K\ttext\r\n"
+    assert stream.write(drawn) == len(drawn) and screen.getvalue() == drawn
+    stream.write("\x1b[2J\x1b[3A\x1b[K\x1b")
+    assert screen.getvalue().removeprefix(drawn) == "?[2J?[3A?[K?"
+
+
 def test_bytes_that_are_no_text_in_a_printed_name_cost_nothing(tmp_path):
     (tmp_path / "names.py").write_text(
         "from common.base.errors import report_errors\nwith report_errors():\n    print('caf\\udce9', flush=True)\n"
