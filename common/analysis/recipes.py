@@ -108,7 +108,8 @@ def group_in_words(recipe: Recipe, split: str) -> list[str]:
     lines = [
         f"group {recipe.name}: {split} accuracy {mean_and_sd(accuracies)} (mean ± sd of {len(reports)} seeds: {each})"
     ]
-    others = [name for name in groups(runs_dir) if name != recipe.name and name.isprintable()]
+    names = [name for name in groups(runs_dir) if name.isprintable() and not name.startswith("-")]
+    others = [name for name in names if name != recipe.name and recipe.name in names]
     return [*lines, *(f"next: {command(runs_dir, 'compare.py', name, recipe.name)}" for name in others[-1:])]
 
 

@@ -35,6 +35,18 @@ def path_word(path: Path) -> str:
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
+def with_values(words: Sequence[str]) -> list[str]:
+    """Words of a command whose every flag has a value. One that begins with a dash is joined to its flag: no program takes it for another."""
+    told: list[str] = []
+    for word in words:
+        before = told[-1] if told else ""
+        if word.startswith("-") and before.startswith("--") and "=" not in before:
+            told[-1] = f"{before}={word}"
+        else:
+            told.append(word)
+    return told
+
+
 def _quoted(word: str) -> str:
     """What can't be printed, such as a line break or bytes that are no UTF-8, by `printf`, as every shell understands it."""
     if word.isprintable() or word.endswith("\n"):  # which "$(…)" would lose

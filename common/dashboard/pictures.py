@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.analysis.report import Thumbnails
 from common.base.files import lies_in
-from common.base.text import command_line
+from common.base.text import command_line, path_word
 from common.dashboard.reading import attempt, named, read_tiles
 from common.runs.find import is_file
 from common.runs.folder import RunFolder
@@ -40,7 +40,7 @@ def add_pictures(runs: list[dict[str, Any]], folders: dict[str, Path]) -> None:
         if run["id"] in shown:
             illustrate(run, RunFolder(folders[run["id"]]), share)
         elif run in illustrated:
-            words = ["--runs_dir", str(folders[run["id"]]), "--output", f"{run['id']}.html"]
+            words = ["--runs_dir", path_word(folders[run["id"]]), "--output", path_word(Path(f"{run['id']}.html"))]
             run["pictures_note"] = (
                 f"A page over many runs shows the images of {RUNS} of them, the best and the newest. For this one: "
                 f"`{command_line(['python', 'dashboard.py', *words])}`"

@@ -16,6 +16,7 @@ from common.analysis.predictions import Predictions
 from common.analysis.report import Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
 from common.base.records import read_record, read_yaml
+from common.base.text import path_word
 from common.config import GROUP_OF, SETS_APART
 from common.runs.find import is_folder, is_run
 from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
@@ -340,7 +341,9 @@ def next_commands(folder: RunFolder, run: dict[str, Any], tracking: Tracking) ->
         errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors")
         commands.append(("See its surest mistakes", errors))
     if any(job.mode == "offline" for job in tracking.runs):
-        commands.append(("Send what was recorded offline to W&B", folder.command("sync.py", folder.id)))
+        commands.append(
+            ("Send what was recorded offline to W&B", folder.command("sync.py", path_word(Path(folder.id))))
+        )
     return [{"why": why, "command": command} for why, command in commands]
 
 

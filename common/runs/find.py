@@ -109,7 +109,7 @@ def resolve_checkpoint(
         return runs[-1].best, None
     if is_file(reference):
         return Path(reference), None
-    if ":" not in reference and any(is_folder(root / reference) for root in (Path(runs_dir), Path())):
+    if any(is_folder(root / reference) for root in (Path(runs_dir), Path())):
         folder = find_run(runs_dir, reference, "--checkpoint")
         if not folder.best.exists():
             raise UserError(

@@ -18,7 +18,7 @@ from common.base.errors import UserError
 from common.base.files import direct, lies_in, read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.base.locks import lives, locked
 from common.base.records import LARGEST_INTEGER, read_record, read_yaml, write_record
-from common.base.text import command_line, path_word
+from common.base.text import command_line, path_word, with_values
 from common.config import RUNS_DIR, TrainConfig, as_dict
 from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
 from common.runs.told import read_tracking, write_tracking
@@ -151,7 +151,7 @@ def command(runs_dir: Path, script: str, *words: str) -> str:
     """A command about the runs in `runs_dir`, as `RunFolder.command`."""
     runs_dir = direct(runs_dir)
     place = [] if runs_dir == Path(RUNS_DIR) else ["--runs_dir", path_word(runs_dir)]
-    return command_line(["python", script, *words, *place])
+    return command_line(["python", script, *with_values([*words, *place])])
 
 
 def sweep_folder(runs_dir: Path, sweep_id: str) -> SweepFolder:

@@ -220,7 +220,8 @@ class WandbRun:
         if self.mode == "online" and self._sent_all:
             return [f"W&B: {self.url}"]
         logs = [path_word(direct(self.folder.path / directory)) for directory in self._record.dirs]
-        view, check = command_line(["wandb", "leet", logs[-1]]), self.folder.command("sync.py", self.folder.id)
+        view = command_line(["wandb", "leet", logs[-1]])
+        check = self.folder.command("sync.py", path_word(Path(self.folder.id)))
         if self.mode == "online":  # `wandb sync` passes over runs that were online
             return [
                 f"W&B: {self.url}, where something is missing",

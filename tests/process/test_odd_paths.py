@@ -1,6 +1,7 @@
 """Folders with any character that a file system allows: every script works in them, and what it prints works as printed."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,20 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from digit_runs import make_run
+from evaluated_runs import evaluation
 from helpers import FAKES, run_script, script_environment
 from PIL import Image
 from run_folders import words_of
+from wandb_backend import Backend
 
+import compare
 import dashboard
 import evaluate
+import soup
 import sweep
+import sync
 import train
 import visualize
 from common.base.files import direct
 from common.base.text import command_line
 from common.cli import parse, parse_train
 from common.config import EvaluateConfig, VisualizeConfig
+from common.dashboard.page import collect
+from common.runs.find import find_run, resolve_checkpoint
 from common.runs.folder import RunFolder
+from common.runs.records import TrackedRun, Tracking
+from common.tracking import sync as sync_room
 
 NAMES = {
     "of URLs": "a?b#c%20d&e=f;g:h",
@@ -88,6 +99,63 @@ def test_a_sweep_keeps_its_study_in_any_folder(name, tmp_path, monkeypatch, caps
     assert {"study.db", "trials.json"} <= {path.name for path in (tmp_path / name / "sweeps" / "s").iterdir()}
 
 
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory, small_networks) -> Path:
+    """Evaluated runs of the digits that can be averaged, told W&B offline."""
+    runs_dir = tmp_path_factory.mktemp("two")
+    for number in (1, 2):
+        folder = make_run(runs_dir, f"run{number}", lr=number / 10)
+        folder.update_summary(status="finished", started=float(number))
+        evaluation(folder, np.arange(40) % 5 >= number)
+        (folder.path / "log").mkdir()
+        folder.write_tracking(Tracking([TrackedRun(folder.id, "train", "p", None, "offline", 1.0, ["log"], 0)]))
+    return runs_dir
+
+
+@names
+def test_soups_comparisons_pages_and_sync_take_runs_of_any_name(name, two_runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs_dir, ids = Path(name), [f"{name}1", f"{name}2"]
+    for number, run_id in enumerate(ids, start=1):
+        shutil.copytree(two_runs / f"run{number}", runs_dir / run_id)
+    place, named = f"--runs_dir={name}", ["--", *ids]
+
+    compare.main(parse(compare.CompareConfig, argv=[place, *named]))
+    assert "better" in capsys.readouterr().out
+    soup.main(parse(soup.SoupConfig, argv=[place, "--run_id=soup", "--device=cpu", *named]))
+    printed = parse(EvaluateConfig, argv=printed_command(capsys.readouterr().out, "evaluate.py"))
+    assert resolve_checkpoint(printed.checkpoint, printed.runs_dir)[0].samefile(
+        runs_dir / "soup/checkpoints/best.safetensors"
+    )
+
+    sent = []
+    monkeypatch.setattr(sync_room, "logged_in", lambda: True)
+    monkeypatch.setattr("common.tracking.logs._records", lambda log: iter(()))
+    monkeypatch.setattr(sync_room.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(sync_room.server, "on_server", lambda record: None)
+    monkeypatch.setattr(sync_room.server, "send", sent.extend)
+    assert sync.main(parse(sync.SyncConfig, argv=[place, *named])) == 1
+    assert len(sent) == 2 and all(
+        log.samefile(runs_dir / run_id / "log") for log, run_id in zip(sent, ids, strict=True)
+    )
+
+    flags = [place, f"--output={name}/{name}.html"]
+    assert dashboard.main(parse(dashboard.DashboardConfig, argv=flags)) == 0
+    assert (runs_dir / f"{name}.html").stat().st_size > 1e5
+    runs = {run["id"]: run for run in collect(runs_dir)["runs"]}
+    assert runs.keys() == {*ids, "soup"} and {path.name for path in tmp_path.iterdir()} == {name}
+    for run_id in ids:
+        weights = RunFolder(runs_dir / run_id).best
+        commands = [row["command"] for row in runs[run_id]["commands"]] + [runs[run_id]["evaluate"]]
+        for script, config in {"evaluate.py": EvaluateConfig, "visualize.py": VisualizeConfig}.items():
+            about = parse(config, argv=printed_command("\n".join(commands), script))
+            assert resolve_checkpoint(about.checkpoint, about.runs_dir)[0].samefile(weights)
+        (reference,) = parse(sync.SyncConfig, argv=printed_command("\n".join(commands), "sync.py")).runs
+        assert find_run(name, reference, "").path.samefile(runs_dir / run_id)
+    flags[0] = f"--runs_dir={name}/{ids[0]}"
+    assert dashboard.main(parse(dashboard.DashboardConfig, argv=flags)) == 0
+
+
 @names
 @pytest.mark.slow
 def test_wandb_keeps_and_shows_its_logs_in_any_folder(name, tmp_path):
@@ -100,6 +168,10 @@ def test_wandb_keeps_and_shows_its_logs_in_any_folder(name, tmp_path):
     shown = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", log]
     rows = subprocess.run(shown, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert '"type":"history"' in rows
+    with Backend() as backend:
+        here = {**environment, "WANDB_MODE": "online", **backend.env(tmp_path)}
+        sent = run_script("sync.py", f"--runs_dir={name}", "one", cwd=tmp_path, env=here).stdout
+        assert "are whole on the server" in sent and len(backend.runs["one"].rows) >= 1
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------
