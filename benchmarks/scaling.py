@@ -6,13 +6,13 @@ Each point is a process of its own that trains a few steps. `--processes` beyond
 """
 
 import dataclasses
-import os
 import statistics
 from dataclasses import dataclass
 
 import torch
 
 from benchmarks.timing import in_child, peak_mib, report_result, seconds_of, table, words
+from common.base.cores import usable_cores
 from common.cli import parse
 
 
@@ -81,7 +81,7 @@ def point(config: ScalingConfig, **changes: int) -> dict[str, float]:
     if values["processes"] == 1:
         return in_child(["-m", "benchmarks.scaling", *words(flags)])
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={values['processes']}"]
-    threads = max(1, (os.cpu_count() or 1) // values["processes"])
+    threads = max(1, usable_cores() // values["processes"])
     return in_child([*launcher, "-m", "benchmarks.scaling", *words(flags)], OMP_NUM_THREADS=str(threads))
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from common.base.cores import usable_cores
 from common.base.errors import UserError, first_line
 from common.base.text import printable
 
@@ -137,8 +138,7 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's caution, which leaves most cores idle
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
+        torch.set_num_threads(max(1, usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
     # Flags and Python objects travel over gloo, so that no GPU is waited for.
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")

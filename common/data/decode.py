@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from common.base.cores import usable_cores
 from common.base.errors import RunError, UserError
 from common.base.files import atomic_path, cache_folder
 from common.base.locks import locked
@@ -258,8 +259,7 @@ def _reserve(file: int, count: int) -> None:
 
 
 def _workers(files: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if files >= _FILES_WORTH_WORKERS else 1
+    return usable_cores() if files >= _FILES_WORTH_WORKERS else 1
 
 
 def _read_photos(paths: list[Path], image_size: int) -> np.ndarray:

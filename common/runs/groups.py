@@ -31,23 +31,27 @@ class Recipe:
 
 def groups(runs_dir: str | Path) -> dict[str, list[Member]]:
     """Name → the group's runs, by seed. A run whose config can't be read is in none."""
+    return read_groups(runs_dir)[0]
+
+
+def read_groups(runs_dir: str | Path) -> tuple[dict[str, list[Member]], list[UserError]]:
+    """As `groups`, and why configs can't be read: their runs may be of any group."""
     found: dict[str, list[Member]] = {}
-    for folder in list_runs(runs_dir):
-        with contextlib.suppress(UserError):
-            config = load_config(folder)
-            if config.run.group:
-                found.setdefault(config.run.group, []).append((folder, config))
-    return {name: sorted(members, key=lambda member: member[1].compute.seed) for name, members in found.items()}
-
-
-def say_what_may_be_missing(name: str, runs_dir: str | Path) -> None:
-    """Names the configs that can't be read: their runs may be of the group."""
+    unread: list[UserError] = []
     for folder in list_runs(runs_dir):
         try:
             if folder.config.exists():  # else it was killed before it was a run
-                load_config(folder)
+                config = load_config(folder)
+                if config.run.group:
+                    found.setdefault(config.run.group, []).append((folder, config))
         except UserError as error:
-            print(f"group {printable(name)} may lack a run: {printable(error, 300)}", file=sys.stderr)
+            unread.append(error)
+    return {name: sorted(members, key=lambda member: member[1].compute.seed) for name, members in found.items()}, unread
+
+
+def say_what_may_be_missing(name: str, unread: Sequence[UserError]) -> None:
+    for error in unread:
+        print(f"group {printable(name)} may lack a run: {printable(error, 300)}", file=sys.stderr)
 
 
 def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
@@ -55,9 +59,9 @@ def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
     if _is_run(runs_dir, name):
         folder = find_run(runs_dir, name, "")
         return one_recipe(folder.id, [(folder, load_config(folder))])
-    there = groups(runs_dir)
+    there, unread = read_groups(runs_dir)
     if name in there:
-        say_what_may_be_missing(name, runs_dir)
+        say_what_may_be_missing(name, unread)
         return one_recipe(name, there[name])
     runs = [folder.id for folder in list_runs(runs_dir)][-3:]
     known = [f"the groups {', '.join(map(printable, there))}"] * bool(there) + [
@@ -70,11 +74,11 @@ def find_group(runs_dir: str | Path, name: str | None) -> Recipe | None:
     """The group of that name; None where it is the name of a file or a run, or of nothing. Errors: as `one_recipe`."""
     if name is None or is_file(name) or _is_run(runs_dir, name):
         return None
-    members = groups(runs_dir).get(name)
-    if not members:
+    there, unread = read_groups(runs_dir)
+    if name not in there:
         return None
-    say_what_may_be_missing(name, runs_dir)
-    return one_recipe(name, members)
+    say_what_may_be_missing(name, unread)
+    return one_recipe(name, there[name])
 
 
 def _is_run(runs_dir: str | Path, name: str) -> bool:

@@ -117,6 +117,12 @@ class Summary:
     """of the code: its commit"""
 
 
+def best_in_summary(epoch: float | None, accuracy: float | None) -> dict[str, float]:
+    """The best epoch by the summary's keys, there and in W&B; what is not known is left out."""
+    best = {"best/epoch": epoch, "best/validation_accuracy": accuracy}
+    return {key: value for key, value in best.items() if value is not None}
+
+
 SUMMARY_KEYS = frozenset(part.metadata.get("alias", part.name) for part in fields(Summary))
 
 

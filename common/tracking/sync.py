@@ -13,7 +13,7 @@ from common.base.terminal import progress_bar
 from common.base.text import markdown_table, printable
 from common.runs.find import find_run, list_runs
 from common.runs.folder import RunFolder, config_values, run_state
-from common.runs.records import TrackedRun
+from common.runs.records import TrackedRun, best_in_summary
 from common.tracking import server
 from common.tracking.artifacts import LocalArtifact, LostFiles, local_artifacts
 from common.tracking.logs import log_folders, logged_rows, may_be_sent, measured_rows, media_files
@@ -158,9 +158,9 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
 def _summary(folder: RunFolder) -> dict[str, Any]:
     """What W&B's summary says of how a run ended."""
     known = folder.read_summary()
-    best = {"best/epoch": known.best_epoch, "best/validation_accuracy": known.best_validation_accuracy}
+    best = best_in_summary(known.best_epoch, known.best_validation_accuracy)
     ended = {"status": known.status} if known.status in ("finished", "interrupted", "failed") else {}
-    return {**{key: value for key, value in best.items() if value is not None}, **ended}
+    return {**best, **ended}
 
 
 def _options(folder: RunFolder, run: TrackedRun) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from common.model.device import on_device
 from common.model.weights import checked, load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
+from common.runs.records import best_in_summary
 from common.tracking.run import start
 from common.training.facts import description, ending, run_facts, split_record, weights_metadata
 from common.training.log import Log, saved_rows
@@ -252,7 +253,7 @@ def keep_weights(run: Run) -> None:
     run.save()
     if run.processes.main:
         with disk_errors(run.folder.summary):
-            run.folder.update_summary(**best_of(run.state))
+            run.folder.update_summary(**best_in_summary(run.state.best_epoch, run.state.best_accuracy))
 
 
 def last_row(run: Run) -> dict[str, float]:
@@ -303,12 +304,6 @@ def recorded(run: Run) -> Iterator[None]:
         raise
 
 
-def best_of(state: TrainState) -> dict[str, float]:
-    """Of the best epoch, by the summary's keys."""
-    best = {"best/epoch": state.best_epoch, "best/validation_accuracy": state.best_accuracy}
-    return {key: value for key, value in best.items() if value is not None}
-
-
 def end(run: Run) -> None:
     """Ends the run: its summary, its weights as an artifact, its W&B run. Says where everything is."""
     tracked, state, folder = run.log.tracked, run.state, run.folder
@@ -318,7 +313,8 @@ def end(run: Run) -> None:
     if not stopped and not folder.best.exists():
         print(f"{folder.best} is gone: the weights that the run ends with take its place", file=sys.stderr)
         run.keep(last_row(run))
-    status, best = "interrupted" if stopped else "finished", best_of(state)
+    status = "interrupted" if stopped else "finished"
+    best = best_in_summary(state.best_epoch, state.best_accuracy)
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
         header = read_metadata(folder.best)

@@ -31,8 +31,8 @@ from common.model.predict import predict
 from common.model.soup import State, greedy_soup, unlike_statistics, with_statistics
 from common.model.weights import checked, load_into, load_weights, read_metadata, save_weights
 from common.runs.find import find_run
-from common.runs.folder import RunFolder, create_run, load_config, new_run_id, plan_run
-from common.runs.records import Split
+from common.runs.folder import RunFolder, create_run, load_config, new_run_id, plan_run, require_free
+from common.runs.records import Split, best_in_summary
 from common.tracking.run import start
 from common.training.facts import run_facts, weights_metadata
 
@@ -98,6 +98,7 @@ def open_soup(settings: SoupSettings) -> "Soup":
     amp = choose_amp(settings.amp, device)
     members = open_members(settings.runs, settings.runs_dir)
     folder = plan_run(settings.runs_dir, settings.run_id or f"soup-{new_run_id()}")
+    require_empty(folder)
     first, config = members[0], members[0].config
     place, size = settings.data_dir or config.place.data_dir, config.images.image_size
     data = load_dataset(config.data.dataset, place, "train", size)
@@ -219,7 +220,7 @@ class Soup:
         )
         model = set_trainable(self.model, config.model.finetune)
         facts = run_facts(config, self.data, best.split, model, self.amp, self.device, Processes())
-        facts |= {"best/validation_accuracy": self.accuracy, "averaged": averaged}
+        facts |= {**best_in_summary(None, self.accuracy), "averaged": averaged}
         about = weights_metadata(config, self.data, self.folder) | {
             **{"epoch": None, "step": None, "metrics": {"validation/accuracy": self.accuracy}, "averaged": averaged}
         }
@@ -285,4 +286,15 @@ def whole_or_absent(folder: RunFolder) -> Iterator[RunFolder]:
     with tempfile.TemporaryDirectory(prefix=".soup-", dir=folder.path.parent) as place:
         draft = RunFolder(Path(place) / folder.id)
         yield draft
-        os.replace(draft.path, folder.path)
+        try:
+            os.replace(draft.path, folder.path)
+        except OSError:
+            require_empty(folder)  # it may have been taken meanwhile, and that is why
+            raise
+
+
+def require_empty(folder: RunFolder) -> None:
+    """Errors: `UserError` when a run, or anything else, lies in the folder."""
+    require_free(folder)
+    if folder.path.is_dir() and any(folder.path.iterdir()):
+        raise UserError(f"--run_id {folder.id} is taken: {folder.path} holds other files; choose another id")

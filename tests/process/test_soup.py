@@ -311,6 +311,26 @@ def test_what_ends_it_while_it_writes_leaves_nothing(tmp_path, monkeypatch, name
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("left", ["config.yaml", "notes.txt"])
+def test_an_id_that_is_taken_meanwhile_is_said_and_what_took_it_stays(tmp_path, monkeypatch, left):
+    for seed, run in enumerate(("a", "b")):
+        with_noise(make_run(tmp_path, run), 0.01, seed)
+    monkeypatch.setattr(making, "greedy_soup", all_taken)
+    save, kept = making.save_weights, tmp_path / "soup" / left
+
+    def meanwhile(*given):
+        kept.parent.mkdir()
+        kept.write_text("another's")
+        save(*given)
+
+    monkeypatch.setattr(making, "save_weights", meanwhile)
+    for _ in range(2):  # the second finds it at once
+        with pytest.raises(UserError, match="--run_id soup is taken"):
+            make_soup(tmp_path, "a", "b", run_id="soup")
+        assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "soup"}
+        assert list(kept.parent.iterdir()) == [kept] and kept.read_text() == "another's"
+
+
 def all_taken(first, accuracy, others, settled, measure):
     for count, state in enumerate(others, 2):
         yield Tried(state, count, accuracy, accuracy, True)

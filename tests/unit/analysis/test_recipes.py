@@ -10,8 +10,9 @@ import compare
 from common.analysis.recipes import comparison_in_words, group_in_words, read_pair
 from common.base.errors import UserError
 from common.config import TrainConfig
+from common.runs import groups as groups_room
 from common.runs.folder import RunFolder, create_run
-from common.runs.groups import find_group, groups
+from common.runs.groups import find_group, find_recipe, groups
 
 
 def right(accuracy: float, seed: int = 0, images: int = 400) -> np.ndarray:
@@ -112,6 +113,21 @@ def test_runs_are_in_the_group_that_their_config_names_by_seed(tmp_path):
         "A": ["A-seed3", "A-seed12"]
     }
     assert find_group(tmp_path, "single") is find_group(tmp_path, "nothing") is find_group(tmp_path, None) is None
+
+
+@pytest.mark.parametrize("find", [find_group, find_recipe])
+def test_a_group_s_configs_are_read_once_and_what_it_may_lack_is_said_once(tmp_path, monkeypatch, capsys, find):
+    make(tmp_path, "A", [0.7, 0.7])
+    for name in ("bent", "killed"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    (tmp_path / "bent" / "config.yaml").write_text("group: [A\n")
+    read = []
+    load = groups_room.load_config
+    monkeypatch.setattr(groups_room, "load_config", lambda folder: (read.append(folder.id), load(folder))[1])
+    assert len(find(tmp_path, "A").runs) == 2
+    assert sorted(read) == ["A-seed0", "A-seed1", "bent"]
+    said = capsys.readouterr().err
+    assert said.count("may lack a run") == 1 and "bent" in said and "killed" not in said
 
 
 def test_of_a_group_its_mean_is_said_and_a_command_that_works(two, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from common.base.text import command_line, markdown_table, mean_and_sd, one_line, printable
+from common.base.text import command_line, markdown_table, mean_and_sd, one_line, printable, with_values
 
 
 def test_a_table_is_markdown_with_its_numbers_to_the_right():
@@ -12,6 +12,11 @@ def test_a_table_is_markdown_with_its_numbers_to_the_right():
         "| stage | size | size |\n| --- | ---: | ---: |\n| a | 1 | 2.5 |\n| b |  | None |"
     )
     assert markdown_table(["run"], []) == "| run |\n| --- |"
+
+
+def test_no_value_that_begins_with_a_dash_is_taken_for_a_flag():
+    words = ["--checkpoint", "-x", "--which", "errors", "--lr=1", "-1", "--run", "--resume"]
+    assert with_values(words) == ["--checkpoint=-x", "--which", "errors", "--lr=1", "-1", "--run=--resume"]
 
 
 def test_an_error_of_many_lines_becomes_one():
