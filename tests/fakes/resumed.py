@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from helpers import ROOT
+import warm
+from helpers import ROOT, script_environment
 from safetensors.torch import load_file
 
 # 26 steps an epoch, with all that has a state: momentum, schedule, warm-up, average, augmentation, mixup, sums of the epoch.
@@ -19,16 +20,21 @@ FLAGS = (
 PATIENCE = 600  # seconds that a busy machine may take for what takes a second
 
 
-def start(*flags: object, cwd: Path, env: dict[str, str], new_session: bool = False) -> subprocess.Popen:
+Process = subprocess.Popen | warm.Started
+
+
+def start(*flags: object, cwd: Path, env: dict[str, str], new_session: bool = False) -> Process:
     """`python train.py flags…`, whose output goes to files, so that it never waits for a reader."""
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
-    with open(cwd / "stdout.txt", "w") as out, open(cwd / "stderr.txt", "w") as err:
+    command, outputs = [str(ROOT / "train.py"), *map(str, flags)], [cwd / "stdout.txt", cwd / "stderr.txt"]
+    if warm.fits(env, script_environment(cwd)):
+        return warm.start(command, cwd, env, outputs, new_session)
+    with open(outputs[0], "w") as out, open(outputs[1], "w") as err:
         return subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=out, stderr=err, text=True, start_new_session=new_session
+            [sys.executable, *command], cwd=cwd, env=env, stdout=out, stderr=err, start_new_session=new_session
         )
 
 
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_until(holds: Callable[[], bool], process: Process) -> None:
     """Returns when `holds()`, or when the process has ended."""
     until = time.monotonic() + PATIENCE
     while not holds() and process.poll() is None:

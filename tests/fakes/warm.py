@@ -8,12 +8,13 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 # All but wandb itself, which makes a folder when it is imported and removes it at its process's end.
@@ -65,8 +66,50 @@ def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: flo
     return subprocess.CompletedProcess(command, ended, *texts)
 
 
-def _script(command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]) -> None:
+class Started:
+    """A script's process that goes on beside this one: of `subprocess.Popen`, what tests use."""
+
+    def __init__(self, process: ForkServerProcess, command: list[str]) -> None:
+        self._process, self._command = process, command
+        assert process.pid is not None
+        self.pid: int = process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired(self._command, timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    command: list[str], cwd: Path, environment: dict[str, str], outputs: list[Path], new_session: bool = False
+) -> Started:
+    """As `subprocess.Popen`, with stdout and stderr in files."""
+    for output in outputs:
+        output.write_bytes(b"")
+    arguments = (command, str(cwd), environment, list(map(str, outputs)), new_session)
+    process = server().Process(target=_script, args=arguments)
+    process.start()
+    return Started(process, command)
+
+
+def _script(
+    command: list[str], cwd: str, environment: dict[str, str], outputs: list[str], new_session: bool = False
+) -> None:
     """In the new process: what `python` does with a script, and its end."""
+    if new_session:
+        os.setsid()
     for stream, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

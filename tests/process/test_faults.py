@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT, run_script, script_environment
+from resumed import start
 from wandb_backend import API_KEY, Backend
 
 from common.base.device import memory_errors
@@ -151,16 +152,14 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(tmp_path, fault):
     with Backend() as backend:
         waits = {"WANDB_FINISH_TIMEOUT": "5", "WANDB_INIT_TIMEOUT": "60"}
         env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path), **waits)
-        command = [sys.executable, str(ROOT / "train.py"), *map(str, FLAGS)]
-        with open(tmp_path / "out.txt", "w") as out, open(tmp_path / "err.txt", "w") as err:
-            process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=out, stderr=err)
+        process = start(*FLAGS, cwd=tmp_path, env=env)
         try:
             backend.wait_for(lambda: "run" in backend.runs, PATIENCE)
             backend.fault = fault
             status = process.wait(PATIENCE)
         finally:
             process.kill()
-        said = (tmp_path / "out.txt").read_text() + (tmp_path / "err.txt").read_text()
+        said = (tmp_path / "stdout.txt").read_text() + (tmp_path / "stderr.txt").read_text()
         assert status == 0, said
         assert backend.faults and "Traceback" not in said
         assert "finished after step 4" in said

@@ -35,12 +35,9 @@ from common.runs.records import TrackedRun, Tracking
 from common.tracking import sync as sync_room
 
 NAMES = {
-    "of URLs": "a?b#c%20d&e=f;g:h",
-    "of shells": 'it\'s "mine" $HOME `x` !! *\\n',
-    "blank": " two  spaces and\n\ta line\r",
-    "of HTML": "&lt;b&gt;<b>中🐈é<script>{{x}}",
-    "a flag": "-x",
-    "terminal": "\x1b[2Jgone\x07\x7f\u00a0",
+    "of URLs and shells": 'a?b#c%20d&e=f;g:h it\'s "mine" $HOME `x` !! *\\n',
+    "of HTML, a flag": "-x&lt;b&gt;<b>中🐈é<script>{{x}}",
+    "blank, of terminals": " two  spaces and\n\ta line\r\x1b[2Jgone\x07\x7f\u00a0",
 }
 names = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
