@@ -26,13 +26,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="module")
 def small_networks() -> Iterator[None]:
-    """Small networks of the same family in the large ones' place, and no W&B, in this process."""
-    from tiny_models import tiny_architectures
+    """Small networks of the same family in the large ones' place, a loss figure with nothing in it, and no W&B, in this process."""
+    from tiny_models import no_curves, tiny_architectures
 
     from common.model.build import ARCHITECTURES
 
     with pytest.MonkeyPatch.context() as patch:
         for name, build in tiny_architectures().items():
             patch.setitem(ARCHITECTURES, name, build)
+        patch.setattr("common.training.curves.curves", no_curves)
         patch.setenv("WANDB_MODE", "disabled")
         yield

@@ -24,7 +24,8 @@ class Malicious:
 def script_environment(tmp_path: Path, **changes: str | None) -> dict[str, str]:
     """This process's environment without W&B's and our own variables, at home in `tmp_path`, with tiny models.
 
-    `TINY_MODELS` makes tests/fakes/tiny/sitecustomize.py put small networks of the same family in the large ones' place.
+    `TINY_MODELS` makes tests/fakes/tiny/sitecustomize.py put small networks of the same family in the large ones' place,
+    `TINY_FIGURES` an empty figure in that of the loss.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "FINETUNE_", "TEST_", "XDG_"))}
     environment = {
@@ -34,6 +35,7 @@ def script_environment(tmp_path: Path, **changes: str | None) -> dict[str, str]:
         "MPLCONFIGDIR": str(Path.home() / ".cache" / "matplotlib"),  # its list of fonts takes seconds to make
         "PYTHONPATH": os.pathsep.join([str(FAKES / "tiny"), str(ROOT)]),
         "TINY_MODELS": "1",
+        "TINY_FIGURES": "1",
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "disabled",
         "WANDB_SILENT": "true",

@@ -37,7 +37,7 @@ def lab(tmp_path_factory):
     make_cifar100(source, train=4, test=2)
     make_weights(source, "resnext50_32x4d")
     with serve(source) as served:
-        env = {**script_environment(folder, WANDB_MODE="offline"), **environment(served)}
+        env = {**script_environment(folder, WANDB_MODE="offline", TINY_FIGURES=None), **environment(served)}
         train = run_script("train.py", *SMALL, "--run_id", "lab", cwd=folder, env=env)
         evaluate = run_script("evaluate.py", cwd=folder, env=env)
         visualize = run_script(

@@ -41,7 +41,10 @@ def lab(tmp_path_factory) -> Iterator[SimpleNamespace]:
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     with Backend() as backend:
         trained = run_script(
-            "train.py", *FLAGS, cwd=here, env=script_environment(here, WANDB_MODE=None, **backend.env(here))
+            "train.py",
+            *FLAGS,
+            cwd=here,
+            env=script_environment(here, WANDB_MODE=None, TINY_FIGURES=None, **backend.env(here)),
         )
         env = script_environment(there, WANDB_MODE=None, **backend.env(there))
         evaluated = run_script(

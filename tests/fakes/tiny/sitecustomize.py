@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-WATCHED = {"common.model.build", "common.data.load", "common.base.locks"}
+WATCHED = {"common.model.build", "common.data.load", "common.base.locks", "common.training.curves"}
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # tests/fakes/, behind all others
 
 
@@ -34,9 +34,13 @@ def changed(module) -> None:
         from tiny_models import tiny_architectures
 
         module.ARCHITECTURES.update(tiny_architectures())
+    if module.__name__ == "common.training.curves" and os.environ.get("TINY_FIGURES"):
+        from tiny_models import no_curves
+
+        module.curves = no_curves
     if module.__name__ == "common.base.locks":
         module.WINDOWS = os.environ.get("TEST_SYSTEM") == "windows"
-    elif os.environ.get("TEST_DOWNLOADS"):
+    elif module.__name__ != "common.training.curves" and os.environ.get("TEST_DOWNLOADS"):
         from archives import patch_from_environment
 
         patch_from_environment()
