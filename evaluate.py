@@ -56,6 +56,7 @@ def evaluate(config: EvaluateConfig) -> None:
     folder = loaded.folder.evaluated(config.split)
     check_results(loaded.folder, folder.path, loaded.folder.tables)
     print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}")
+    print(*(f"note: {note}\n" for note in data.notes), sep="", end="", flush=True)
 
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = predict_images(loaded, data, indices, *how, config.split)

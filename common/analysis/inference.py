@@ -9,11 +9,13 @@ from common.base.device import memory_errors
 from common.base.errors import UserError
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
-from common.data.load import is_there, load_dataset
-from common.data.split import split_indices
+from common.data.folder import Known
+from common.data.load import has_part, is_there, load_dataset
+from common.data.split import split_train
 from common.model.load import Loaded
 from common.model.predict import predict
 from common.runs.find import find_run
+from common.runs.records import Split as Recorded
 
 
 def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Tensor]:
@@ -30,14 +32,23 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
                 f"{loaded.path} was trained on {metadata.dataset} in {data_dir}, where it is not; give --data_dir"
             )
     name: str = dataset or metadata.dataset
+    recorded = loaded.folder.read_split() if loaded.folder.split.exists() else None
+    if split == "test" and not has_part(name, data_dir, "test"):
+        raise UserError(f"{data_dir} has no test set: {_instead(loaded, name, data_dir, recorded)}")
     source: Split = "test" if split == "test" else "train"
-    data = load_dataset(name, data_dir, source, metadata.image_size)
+    own_folder = recorded.validation_folder is not None if recorded else has_part(name, data_dir, "validation")
+    if split == "validation" and own_folder:
+        source = "validation"
+    known = known_of(loaded, recorded, data_dir)
+    data = load_dataset(name, data_dir, source, metadata.image_size, known)
+    if source == "train" and not own_folder:
+        data = data.train_alone()
     if list(data.classes) != metadata.classes:
         raise UserError(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
             "give the --dataset and --data_dir it was trained on"
         )
-    return data, torch.arange(len(data.labels)) if split == "test" else _validation_indices(loaded, data)
+    return data, _validation_indices(loaded, data) if source == "train" else torch.arange(len(data.labels))
 
 
 def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
@@ -47,13 +58,29 @@ def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
     if not fraction:
         raise UserError(f"{loaded.path} was trained with --validation_fraction 0, so there is no validation part")
     if not loaded.folder.split.exists():
-        return split_indices(data.labels, fraction, seed)[1]
+        return split_train(data, fraction, seed)[1]
     split = loaded.folder.read_split()
     if split.digest != dataset_digest(data):
         raise UserError(
             f"the training images are not those of run {loaded.folder.id}, so its validation part is unknown"
         )
     return torch.tensor(split.validation_of(len(data.labels), loaded.folder.split), dtype=torch.int64)
+
+
+def known_of(loaded: Loaded, recorded: Recorded | None, data_dir: str | None) -> Known:
+    """What its own photos, or others in `data_dir`, are matched with."""
+    if recorded is None:  # weights without their run folder: of their own folder, the same photos are drawn once more
+        elsewhere = data_dir != loaded.metadata.data_dir
+        return Known(loaded.metadata.classes, () if elsewhere else None)
+    return Known(loaded.metadata.classes, recorded.test_files or (), recorded.train_size + len(recorded.validation))
+
+
+def _instead(loaded: Loaded, dataset: str, data_dir: str | None, recorded: Recorded | None) -> str:
+    """What works where there is no test set."""
+    validated = recorded.validation if recorded else loaded.metadata.validation_fraction
+    if validated or has_part(dataset, data_dir, "validation"):
+        return "--split validation evaluates on the validation images"
+    return f"add {data_dir}/test/<class>/; there are no validation images either"
 
 
 def _some(classes: list[str] | tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ A file may be a stranger's, so what comes back is what the dataclass says, or th
 """
 
 import math
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -117,8 +118,11 @@ def _depth(text: str, loader: Any) -> int:
 
 
 def as_json(record: Any) -> dict[str, Any]:
-    """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`)."""
-    return _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
+    """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`), and without those
+    that are None and have metadata that say `may_be_absent`: a field that came later changes no byte of a file that has no use for it."""
+    values = _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
+    absent = [part.name for part in fields(record) if part.metadata.get("may_be_absent") and values[part.name] is None]
+    return {name: value for name, value in values.items() if name not in absent}
 
 
 def write_record(path: Path, record: Any) -> None:

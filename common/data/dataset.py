@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from common.data.decode import release
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 _DIGEST_CHUNK_BYTES = 64 << 20
 
 
@@ -31,6 +31,22 @@ class Dataset:
     """length K: class index → superclass index, None without superclasses"""
     flip: bool
     """may images be mirrored without changing their class (not so for digits)"""
+    validation_folder: str | None = None
+    """train of one's own photos: the folder whose images are the validation set; None where there is none"""
+    validation: range = range(0)
+    """the images from that folder, which come last"""
+    test_files: tuple[str, ...] | None = None
+    """train of one's own photos: what was drawn for the test set; () where there is none, None where it has a folder"""
+    notes: tuple[str, ...] = ()
+    """what a person should know of how it came together, a line each"""
+
+    def train_alone(self) -> "Dataset":
+        """Without the images of the validation folder."""
+        if self.validation_folder is None:
+            return self
+        count = self.validation.start
+        images, labels = self.images[:count], self.labels[:count]
+        return replace(self, images=images, labels=labels, validation_folder=None, validation=range(0), notes=())
 
 
 def dataset_digest(dataset: Dataset) -> str:

@@ -31,6 +31,21 @@ class Split:
     """images that are trained on"""
     validation: list[Annotated[int, Ge(0)]]
     """indices of the others"""
+    validation_folder: str | None = field(default=None, metadata={"may_be_absent": True})
+    """photos: the folder that is the validation set, whose images come last; None: they were drawn from train"""
+    test_files: tuple[str, ...] | None = field(default=None, metadata={"may_be_absent": True})
+    """photos: those that were drawn for the test set, relative to data_dir; () where there is none, None where the data has its own"""
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """What evaluate.py is told to evaluate: nothing where there is a test set, else the validation images if there are any."""
+        return ("--split", "validation") if self.test_files == () and self.validation else ()
+
+    @property
+    def advice(self) -> list[str]:
+        """A line where there is nothing to evaluate yet."""
+        nothing = self.test_files == () and not self.validation
+        return [f"there is neither a test set nor a validation set: add {self.data_dir}/test/<class>/ first"] * nothing
 
     def validation_of(self, images: int, source: Path) -> list[int]:
         """`validation`, which are some of so many images. Errors: `UserError` naming `source` when they are not."""

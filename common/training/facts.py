@@ -35,13 +35,16 @@ def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     }
 
 
-def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> Split:
-    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
+def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor, digest: str | None = None) -> Split:
+    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is. digest: of `data`, where it
+    is known."""
     return Split(
         **data_facts(config, data),
-        digest=dataset_digest(data),
+        digest=digest or dataset_digest(data),
         train_size=len(data.labels) - len(validation_part),
         validation=validation_part.tolist(),
+        validation_folder=data.validation_folder,
+        test_files=data.test_files,
     )
 
 
@@ -103,6 +106,7 @@ def description(run: Run) -> str:
             f"(finetune {config.model.finetune})",
             f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
             f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
+            *(f"note     {note}" for note in run.notes),
             f"run      {run.folder.path}",
         ]
     )
@@ -118,4 +122,4 @@ def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: in
     lines.append(f"everything is in {folder.path}")
     if stopped:
         return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]
-    return [*lines, f"next: {folder.command('evaluate.py', '--checkpoint', folder.id)}"]
+    return [*lines, *folder.read_split().advice, f"next: {folder.evaluate_command()}"]

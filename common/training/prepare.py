@@ -15,17 +15,19 @@ from common.base.files import disk_errors
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.base.text import one_line
-from common.config import TrainConfig, as_dict
+from common.config import PRESETS, TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import Batches
-from common.data.dataset import Dataset
+from common.data.dataset import Dataset, dataset_digest
+from common.data.folder import NOTHING, Known
 from common.data.load import load_dataset
-from common.data.split import split_indices
+from common.data.split import split_train
 from common.model.build import build_model, set_trainable
 from common.model.device import on_device
 from common.model.weights import checked, load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
+from common.runs.records import Split
 from common.tracking.run import start
 from common.training.facts import description, ending, run_facts, split_record, weights_metadata
 from common.training.log import Log, saved_rows
@@ -70,12 +72,11 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
     amp = choose_amp(config.compute.amp, device, config.images.progressive_from or config.images.image_size)
     folder = processes.agree(lambda: run_folder(config))
     with processes.main_first():
-        data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size)
-        train_part, validation_part = split_indices(data.labels, config.data.validation_fraction, config.compute.seed)
-        check_batch_size(config.images.batch_size, len(train_part), processes)
-        split = split_record(config, data, validation_part)
-        if config.run.resume:
-            check_same_data(folder, split.digest)
+        recorded = folder.read_split() if config.run.resume else None
+        data = load_data(config, recorded)
+        train_part, validation_part = split_data(config, data, recorded, folder)
+        shrunk = check_batch_size(config, len(train_part), processes)
+        split = split_record(config, data, validation_part, recorded.digest if recorded else None)
         # A resumed run's weights are in its last.pt.
         weights = "none" if config.run.resume else config.model.weights
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
@@ -95,6 +96,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
         about=weights_metadata(config, data, folder),
+        notes=(*data.notes, *shrunk),
     )
 
 
@@ -106,18 +108,40 @@ def run_folder(config: TrainConfig) -> RunFolder:
     return find_run(place.runs_dir, place.resume, "--resume")
 
 
-def check_batch_size(batch_size: int, images: int, processes: Processes) -> None:
-    """BatchNorm needs two images a process. Errors: `UserError`."""
-    if not 2 * processes.world <= batch_size <= images:
-        raise UserError(
-            f"--batch_size is {batch_size}, but must be from {2 * processes.world} to the number of training images, {images}"
-        )
+def load_data(config: TrainConfig, recorded: Split | None) -> Dataset:
+    """What is trained and validated on. recorded: of a run to go on with, which used a validation folder or, begun by an earlier
+    version, may not have."""
+    known = Known(test_files=recorded.test_files) if recorded else NOTHING
+    data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size, known)
+    return data.train_alone() if recorded and recorded.validation_folder is None else data
 
 
-def check_same_data(folder: RunFolder, digest: str) -> None:
-    """Errors: `UserError` when a run to go on with was trained on other data."""
-    if folder.read_split().digest != digest:
+def split_data(config: TrainConfig, data: Dataset, recorded: Split | None, folder: RunFolder) -> tuple[Tensor, Tensor]:
+    """Indices of what is trained on and of what is validated on: as recorded, of a run to go on with. Errors: `UserError` when that was
+    trained on other data."""
+    if recorded is None:
+        return split_train(data, config.data.validation_fraction, config.compute.seed)
+    if recorded.digest != dataset_digest(data):
         raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
+    count = len(data.labels)
+    validation = torch.tensor(sorted(recorded.validation_of(count, folder.split)), dtype=torch.int64)
+    train = torch.ones(count, dtype=torch.bool).index_fill(0, validation, False).nonzero().flatten()
+    return train, validation
+
+
+def check_batch_size(config: TrainConfig, images: int, processes: Processes) -> list[str]:
+    """BatchNorm needs two images a process. A preset's batch shrinks to a small set → a note that says so. Errors: `UserError`."""
+    batch_size, least = config.images.batch_size, 2 * processes.world
+    if images < least:
+        raise UserError(f"{images} training images are too few: {least} are needed at least; add images")
+    is_default = batch_size == PRESETS[config.start.preset].images.batch_size
+    if not least <= batch_size or (batch_size > images and not is_default):
+        raise UserError(
+            f"--batch_size is {batch_size}, but must be from {least} to the number of training images, {images}"
+        )
+    return [f"--batch_size {batch_size} shrinks to the {images} training images: a step takes all"] * (
+        batch_size > images
+    )
 
 
 def training_batches(

@@ -43,6 +43,8 @@ class Run:
     """what split.json holds"""
     about: dict[str, Any]
     """what best.safetensors says of itself, aside from its metrics"""
+    notes: tuple[str, ...] = ()
+    """what a person should know of the data, a line each"""
     stopped_with: int = 0
     """exit status of the process that was to stop, whichever of them it was; 0: none"""
 

@@ -23,6 +23,7 @@ from common.base.processes import Processes
 from common.config import SoupSettings, TrainConfig, as_dict
 from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
+from common.data.folder import Known
 from common.data.load import load_dataset
 from common.model.build import set_trainable
 from common.model.device import on_device
@@ -100,7 +101,9 @@ def open_soup(settings: SoupSettings) -> "Soup":
     folder = plan_run(settings.runs_dir, settings.run_id or f"soup-{new_run_id()}")
     first, config = members[0], members[0].config
     place, size = settings.data_dir or config.place.data_dir, config.images.image_size
-    data = load_dataset(config.data.dataset, place, "train", size)
+    data = load_dataset(config.data.dataset, place, "train", size, Known(test_files=first.split.test_files))
+    if first.split.validation_folder is None:
+        data = data.train_alone()
     if dataset_digest(data) != first.split.digest:
         raise UserError(f"the training images are not those of run {first.id}: give their folder with --data_dir")
     model = on_device(network_for(checked(first.about, first.folder.best), first.folder.best), device)
@@ -264,16 +267,15 @@ class Soup:
         """What is printed at the end: whether it helped, where it is, what to do next."""
         best = self.taken[0]
         if not self.helped:
-            evaluate = best.folder.command("evaluate.py", "--checkpoint", best.id)
             return [
                 f"no other run helps: {best.id} is the best by itself, and nothing was written",
-                f"next: {evaluate}",
+                f"next: {best.folder.evaluate_command()}",
             ]
         count = f"{len(self.taken)} of {len(self.members)} runs"
         return [
             f"the mean of {count} has validation accuracy {self.accuracy:.4f}; {best.id} alone has {self.best:.4f}",
             f"everything is in {self.folder.path}",
-            f"next: {self.folder.command('evaluate.py', '--checkpoint', self.folder.id)}",
+            f"next: {self.folder.evaluate_command()}",
         ]
 
 
