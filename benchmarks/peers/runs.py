@@ -137,14 +137,14 @@ def python_of(peer: str) -> Path:
 
 def split_folder(config: PeersConfig, seed: int) -> Path:
     """{train,validation,test}/<class>/ of links, as train.py splits the photos by `seed`."""
-    from common.data.split import split_indices
+    from common.data.folder import load_folder
+    from common.data.split import split_train
 
     source, target = Path(config.data_dir), Path(config.runs_dir).resolve() / f"split-seed{seed}"
     classes = class_names(source / "train")
     names, labels = list_photos(source / "train", classes)
-    parts = dict(
-        zip(("train", "validation"), split_indices(np.array(labels), config.validation_fraction, seed), strict=True)
-    )
+    data = load_folder(source, "train", config.image_size)  # of which the same photos are found
+    parts = dict(zip(("train", "validation"), split_train(data, config.validation_fraction, seed), strict=True))
     files = {
         f"{part}/{classes[labels[i]]}/{i:06d}{Path(names[i]).suffix}": source / "train" / names[i]
         for part, indices in parts.items()
