@@ -44,6 +44,7 @@ def main(config: VisualizeConfig) -> None:
     output = loaded.folder.visualization
     check_results(loaded.folder, output)
     data, chosen = choose(config, loaded, device)
+    print(*(f"note: {note}\n" for note in data.notes), sep="", end="", flush=True)
     if len(chosen) == 0:
         print(f"{loaded.path} makes no mistake on the {config.split} images: there is nothing to show")
         return

@@ -55,9 +55,11 @@ class Data(Group):
     """What is learned, and what share of train is validation."""
 
     dataset: DATASETS = "cifar100"
-    """`folder` reads your own photos from data_dir/train/<class>/ and data_dir/test/<class>/."""
+    """`folder` reads your own photos from data_dir: from train/<class>/, val/<class>/ and test/<class>/, of which the last two may be
+    missing, or from <class>/, of which a fifth becomes the test set."""
     validation_fraction: Share = 0.1
-    """Share of train kept for validation, the same share of every class. 0, as in the lab: none, the last epoch is the best."""
+    """Share of train kept for validation, the same share of every class. 0, as in the lab: none, the last epoch is the best. Not used
+    where photos have a val folder."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from annotated_types import Ge, Gt
 
 from benchmarks.accuracy import measure

@@ -32,46 +32,43 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
                 f"{loaded.path} was trained on {metadata.dataset} in {data_dir}, where it is not; give --data_dir"
             )
     name: str = dataset or metadata.dataset
-    recorded = loaded.folder.read_split() if loaded.folder.split.exists() else None
+    needed = split == "validation" or name == "folder"
+    recorded = loaded.folder.read_split() if needed and loaded.folder.split.exists() else None
     if split == "test" and not has_part(name, data_dir, "test"):
         raise UserError(f"{data_dir} has no test set: {_instead(loaded, name, data_dir, recorded)}")
-    source: Split = "test" if split == "test" else "train"
     own_folder = recorded.validation_folder is not None if recorded else has_part(name, data_dir, "validation")
-    if split == "validation" and own_folder:
-        source = "validation"
-    known = known_of(loaded, recorded, data_dir)
-    data = load_dataset(name, data_dir, source, metadata.image_size, known)
-    if source == "train" and not own_folder:
-        data = data.train_alone()
+    source: Split = "test" if split == "test" else "validation" if own_folder else "train"
+    data = load_dataset(name, data_dir, source, metadata.image_size, known_of(loaded, recorded))
     if list(data.classes) != metadata.classes:
         raise UserError(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
             "give the --dataset and --data_dir it was trained on"
         )
-    return data, _validation_indices(loaded, data) if source == "train" else torch.arange(len(data.labels))
+    if source != "train":
+        return data, torch.arange(len(data.labels))
+    data = data.train_alone()
+    return data, _validation_indices(loaded, data, recorded)
 
 
-def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
+def _validation_indices(loaded: Loaded, data: Dataset, recorded: Recorded | None) -> Tensor:
     """As split.json says, or for weights without their run folder, from the seed. Errors: `UserError` when there are none, or
     the images are not those of the run, where a validation image could be one that was trained on."""
     fraction, seed = loaded.metadata.validation_fraction, loaded.metadata.seed
     if not fraction:
         raise UserError(f"{loaded.path} was trained with --validation_fraction 0, so there is no validation part")
-    if not loaded.folder.split.exists():
+    if recorded is None:
         return split_train(data, fraction, seed)[1]
-    split = loaded.folder.read_split()
-    if split.digest != dataset_digest(data):
+    if recorded.digest != dataset_digest(data):
         raise UserError(
             f"the training images are not those of run {loaded.folder.id}, so its validation part is unknown"
         )
-    return torch.tensor(split.validation_of(len(data.labels), loaded.folder.split), dtype=torch.int64)
+    return torch.tensor(recorded.validation_of(len(data.labels), loaded.folder.split), dtype=torch.int64)
 
 
-def known_of(loaded: Loaded, recorded: Recorded | None, data_dir: str | None) -> Known:
-    """What its own photos, or others in `data_dir`, are matched with."""
-    if recorded is None:  # weights without their run folder: of their own folder, the same photos are drawn once more
-        elsewhere = data_dir != loaded.metadata.data_dir
-        return Known(loaded.metadata.classes, () if elsewhere else None)
+def known_of(loaded: Loaded, recorded: Recorded | None) -> Known:
+    """What photos are matched with."""
+    if recorded is None:  # weights without their run folder: the photos are drawn once more
+        return Known(loaded.metadata.classes)
     return Known(loaded.metadata.classes, recorded.test_files or (), recorded.train_size + len(recorded.validation))
 
 

@@ -22,7 +22,8 @@ PARTS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }  # what their folders may be called, in letters of any case
-LAYOUTS = "a folder of class folders, or one with train/<class>/ and test/<class>/"
+PARTED = "one with train/<class>/ and test/<class>/"
+LAYOUTS = f"a folder of class folders, or {PARTED}"
 TEST_FRACTION = 0.2  # of one folder of class folders
 _DIGEST_SIZE = (
     65  # px: the same photos are drawn for any --image_size. Not a usual one: the cache keeps one set of a size
@@ -76,8 +77,8 @@ def find_layout(root: Path) -> Layout:
 
 def class_names(folder: Path) -> tuple[str, ...]:
     """The folders within `folder`, hidden ones aside, in the order of their code points (the same on any machine)."""
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"{folder} {problem}; --data_dir must be {LAYOUTS}")
     names = _folders(folder)
     if not names:
@@ -90,10 +91,10 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 def _folders(folder: Path) -> list[str]:
     """Names of the folders within, sorted; none where there is no such folder. macOS leaves `__MACOSX` in archives."""
-    if not folder.is_dir():
-        return []
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
         raise UserError(f"{folder} can't be read ({error.strerror}); see --data_dir") from error
     return [name for name in names if name != "__MACOSX"]
@@ -206,6 +207,8 @@ def _of_one_folder(root: Path, split: Split, image_size: int, known: Known) -> D
     if missing := sorted(drawn - set(keys)):
         raise UserError(f"{root} lacks {len(missing)} of the run's {len(drawn)} test photos, such as {missing[0]}")
     notes = []
+    if known.test_files is None:
+        notes.append(f"{len(test)} of the {len(keys)} photos in {root} are evaluated, those that a training sets apart")
     if known.train_size is not None and len(rest) > known.train_size:
         added = len(rest) - known.train_size
         notes.append(f"{added} photos came to {root} since the run began: they are not in its test set")
@@ -219,7 +222,7 @@ def _draw_test(photos: Photos) -> list[str]:
         _, test = split_indices(np.array(photos.labels), TEST_FRACTION, 0, same)
     except UserError:
         raise UserError(
-            f"{photos.folder} has too few photos to set some apart for a test: add some, or make it {LAYOUTS.split(', or ')[1]}"
+            f"{photos.folder} has too few photos to set some apart for a test: add some, or make it {PARTED}"
         ) from None
     return [_key(photos.names[i]) for i in test.tolist()]
 

@@ -121,12 +121,17 @@ def split_data(config: TrainConfig, data: Dataset, recorded: Split | None, folde
     trained on other data."""
     if recorded is None:
         return split_train(data, config.data.validation_fraction, config.compute.seed)
-    if recorded.digest != dataset_digest(data):
-        raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
+    check_same_data(folder, dataset_digest(data))
     count = len(data.labels)
     validation = torch.tensor(sorted(recorded.validation_of(count, folder.split)), dtype=torch.int64)
     train = torch.ones(count, dtype=torch.bool).index_fill(0, validation, False).nonzero().flatten()
     return train, validation
+
+
+def check_same_data(folder: RunFolder, digest: str) -> None:
+    """Errors: `UserError` when a run to go on with was trained on other data."""
+    if folder.read_split().digest != digest:
+        raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
 
 
 def check_batch_size(config: TrainConfig, images: int, processes: Processes) -> list[str]:
