@@ -71,8 +71,8 @@ def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") ->
     from common.analysis.inference import load_part
 
     if config.images:
-        return gallery.own_photos(config.images, loaded.metadata.image_size, loaded.metadata.classes)
-    data, part = load_part(loaded, config.split, config.dataset, config.data_dir)
+        return gallery.own_photos(config.images, loaded.metadata)
+    data, part = load_part(loaded, config.split, config.dataset, config.data_dir, config.unreadable)
     return data, gallery.choose(config.which, loaded, data, part, config.count, config.seed, config.split, device)
 
 

@@ -24,7 +24,8 @@ from common.base.checked import Checked
 from common.base.errors import UserError
 from common.base.files import cache_folder, read_json, sha256_of
 from common.config import Side
-from common.data.folder import class_names, list_photos
+from common.data.folder import class_names
+from common.data.photos import list_photos
 from common.runs.folder import RunFolder
 
 HERE = Path(__file__).parent

@@ -10,15 +10,18 @@ from common.base.errors import UserError
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
 from common.data.load import is_there, load_dataset
+from common.data.pixels import Unreadable
 from common.data.split import split_indices
 from common.model.load import Loaded
 from common.model.predict import predict
 from common.runs.find import find_run
 
 
-def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Tensor]:
+def load_part(
+    loaded: Loaded, split: str, dataset: str | None, data_dir: str | None, unreadable: Unreadable | None = None
+) -> tuple[Dataset, Tensor]:
     """The images to evaluate on, as a dataset and int64 indices into it: the test set, or the part of train that the run
-    validated on. None: what and where the run's own were.
+    validated on. None: what and where the run's own were, and what it did with photos that can't be read.
 
     Errors: `UserError` when the data is missing, has other classes, or has no such part.
     """
@@ -31,7 +34,8 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
             )
     name: str = dataset or metadata.dataset
     source: Split = "test" if split == "test" else "train"
-    data = load_dataset(name, data_dir, source, metadata.image_size)
+    unreadable = unreadable or metadata.unreadable
+    data = load_dataset(name, data_dir, source, metadata.image_size, metadata.fit, unreadable)
     if list(data.classes) != metadata.classes:
         raise UserError(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
@@ -83,6 +87,7 @@ def predict_validation(
     split: str,
     dataset: str | None,
     data_dir: str | None,
+    unreadable: Unreadable | None,
     batch_size: int,
     device: torch.device,
     amp: torch.dtype | None,
@@ -91,7 +96,7 @@ def predict_validation(
     if split == "validation":
         return None, "no temperature: it would be fitted on the very images that are evaluated"
     try:
-        data, indices = load_part(loaded, "validation", dataset, data_dir)
+        data, indices = load_part(loaded, "validation", dataset, data_dir, unreadable)
     except UserError as error:
         return None, f"no temperature: {error}"
     predictions = predict_images(loaded, data, indices, batch_size, device, amp, "validation")

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from common.data.decode import release
+from common.data.photos import Photos
 
 Split = Literal["train", "test"]
 _DIGEST_CHUNK_BYTES = 64 << 20
@@ -31,6 +32,13 @@ class Dataset:
     """length K: class index → superclass index, None without superclasses"""
     flip: bool
     """may images be mirrored without changing their class (not so for digits)"""
+    photos: Photos | None = None
+    """the images' files, where they are one's own photos"""
+
+    @property
+    def notes(self) -> str:
+        """What is to be said of files that are not among the images, each in a line of its own behind a line break."""
+        return "".join(f"\n{line}" for line in (self.photos.said() if self.photos else []))
 
 
 def dataset_digest(dataset: Dataset) -> str:

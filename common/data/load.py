@@ -13,13 +13,14 @@ from common.data.cifar import load_cifar
 from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
 from common.data.folder import load_folder
+from common.data.pixels import Decoding, Fit, Unreadable
 
-# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and the size to decode photos at.
-LOADERS: dict[str, Callable[[Path | None, Split, int], Dataset]] = {
+# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and how to decode photos.
+LOADERS: dict[str, Callable[[Path | None, Split, Decoding], Dataset]] = {
     "cifar100": lambda folder, split, _: load_cifar("cifar100", folder or Path("data"), split),
     "cifar10": lambda folder, split, _: load_cifar("cifar10", folder or Path("data"), split),
     "digits": lambda _, split, __: load_digits(split),
-    "folder": lambda folder, split, image_size: load_folder(folder, split, image_size),
+    "folder": load_folder,
 }
 
 UNPACKED = {
@@ -33,8 +34,16 @@ def is_there(name: str, data_dir: str) -> bool:
     return name not in UNPACKED or Path(expanded(data_dir, "--data_dir"), UNPACKED[name]).is_dir()
 
 
-def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int) -> Dataset:
+def load_dataset(
+    name: str,
+    data_dir: str | None,
+    split: Split,
+    image_size: int,
+    fit: Fit = "crop",
+    unreadable: Unreadable = "stop",
+) -> Dataset:
     """Loads one split. `image_size`, in pixels, is what `folder` decodes its photos at; the others have a size of their own.
+    `fit` and `unreadable` are about photos, too: `Decoding`.
 
     `data_dir` None means ./data for CIFAR and is an error for `folder`; `digits` needs none.
 
@@ -42,4 +51,5 @@ def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int)
     """
     if name not in LOADERS:
         raise UserError(f"--dataset is {name!r}: allowed are {', '.join(LOADERS)}")
-    return LOADERS[name](None if data_dir is None else Path(expanded(data_dir, "--data_dir")), split, image_size)
+    folder = None if data_dir is None else Path(expanded(data_dir, "--data_dir"))
+    return LOADERS[name](folder, split, Decoding(image_size, fit, unreadable))

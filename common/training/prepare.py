@@ -27,7 +27,7 @@ from common.model.weights import checked, load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.tracking.run import start
-from common.training.facts import description, ending, run_facts, split_record, weights_metadata
+from common.training.facts import description, ending, run_facts, say_what_changed, split_record, weights_metadata
 from common.training.log import Log, saved_rows
 from common.training.run import Run
 from common.training.state import TrainState
@@ -70,7 +70,9 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
     amp = choose_amp(config.compute.amp, device, config.images.progressive_from or config.images.image_size)
     folder = processes.agree(lambda: run_folder(config))
     with processes.main_first():
-        data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size)
+        images, unreadable = config.images, config.data.unreadable
+        name, place = config.data.dataset, config.place.data_dir
+        data = load_dataset(name, place, "train", images.image_size, images.fit, unreadable)
         train_part, validation_part = split_indices(data.labels, config.data.validation_fraction, config.compute.seed)
         check_batch_size(config.images.batch_size, len(train_part), processes)
         split = split_record(config, data, validation_part)
@@ -95,6 +97,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
         about=weights_metadata(config, data, folder),
+        photos=data.photos,
     )
 
 
@@ -329,4 +332,5 @@ def end(run: Run) -> None:
         folder.summary
     ):  # last: a run that was killed before this has not ended, and --resume does it again
         folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
+    say_what_changed(run.photos)
     print("\n".join([*ending(folder, state, seconds, run.exit_status), *tracked.hint()]), flush=True)

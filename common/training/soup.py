@@ -100,7 +100,7 @@ def open_soup(settings: SoupSettings) -> "Soup":
     folder = plan_run(settings.runs_dir, settings.run_id or f"soup-{new_run_id()}")
     first, config = members[0], members[0].config
     place, size = settings.data_dir or config.place.data_dir, config.images.image_size
-    data = load_dataset(config.data.dataset, place, "train", size)
+    data = load_dataset(config.data.dataset, place, "train", size, config.images.fit, config.data.unreadable)
     if dataset_digest(data) != first.split.digest:
         raise UserError(f"the training images are not those of run {first.id}: give their folder with --data_dir")
     model = on_device(network_for(checked(first.about, first.folder.best), first.folder.best), device)

@@ -39,9 +39,9 @@ def decoded(monkeypatch) -> list[str]:
     """Names of the photos that were decoded in this process, in order."""
     names = []
 
-    def counting(path: Path, image_size: int) -> np.ndarray:
+    def counting(path: Path, image_size: int, fit: str) -> np.ndarray:
         names.append(path.name)
-        return read_photo(path, image_size)
+        return read_photo(path, image_size, fit)
 
     monkeypatch.setattr(common.data.decode, "read_photo", counting)
     return names
@@ -288,10 +288,10 @@ def test_who_needs_a_set_that_another_decodes_waits_for_it(tmp_path, decoded, ca
     names = make_photos(tmp_path / "train")
     begun, counting = threading.Event(), common.data.decode.read_photo
 
-    def slow(path: Path, image_size: int) -> np.ndarray:
+    def slow(path: Path, image_size: int, fit: str) -> np.ndarray:
         begun.set()
         time.sleep(0.05)
-        return counting(path, image_size)
+        return counting(path, image_size, fit)
 
     monkeypatch.setattr(common.data.decode, "read_photo", slow)
     with ThreadPoolExecutor(3) as pool:
