@@ -43,8 +43,8 @@ from common.base.errors import LONGEST_MESSAGE, RunError, UserError
 from common.base.files import atomic_path, cache_folder, write_atomic
 from common.base.locks import locked
 from common.base.terminal import progress_bar
-from common.base.text import printable
-from common.data.photos import Photos, as_text, stamp_of
+from common.base.text import in_utf8, printable
+from common.data.photos import NAMED, Photos, stamp_of
 from common.data.pixels import Decoding, UnreadablePhoto, read_photo
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _check_unchanged(photos: Photos) -> None:
     if changed := photos.changed():
         raise UserError(
             f"{len(changed)} of the photos in {photos.folder} changed while they were decoded, among them "
-            f"{printable(as_text(changed[0]), 200)}; begin again once nothing writes to them"
+            f"{printable(in_utf8(changed[0]), 200)}; begin again once nothing writes to them"
         )
 
 
@@ -166,23 +166,24 @@ def _check_readable(photos: Photos, unreadable: Mapping[int, str], how: Decoding
 
 def _refusal(folder: Path, unreadable: Mapping[str, str], key: str) -> str:
     """The message about what can't be read; many are listed in a file."""
-    lines = [f"{folder / name} {reason}" for name, reason in unreadable.items()]
-    if len(lines) == 1:
-        return f"{lines[0]}; replace or remove it, or go on without it: --unreadable skip"
+    mend = "replace or remove {0}, or go on without {0}: --unreadable skip"
+    if len(unreadable) == 1:
+        ((name, reason),) = unreadable.items()
+        return f"{in_utf8(str(folder / name))} {reason}; {mend.format('it')}"
+    lines = [f"{in_utf8(name)} {reason}" for name, reason in unreadable.items()]
     shown = f"{len(lines)} photos in {folder} can't be read: "
-    mend = "; replace or remove them, or go on without them: --unreadable skip"
-    short = [f"{name} {reason}" for name, reason in unreadable.items()]
-    if len(short) <= _LISTED and len(shown + "; ".join(short) + mend) < LONGEST_MESSAGE:
-        return shown + "; ".join(short) + mend
+    message = f"{shown}{'; '.join(lines)}; {mend.format('them')}"
+    if len(lines) <= _LISTED and len(message) < LONGEST_MESSAGE:
+        return message
     file = cache_folder() / "unreadable" / f"{key}.txt"
     try:
-        write_atomic(file, "".join(f"{as_text(str(folder / n))}\t{why}\n" for n, why in unreadable.items()))
+        write_atomic(file, "".join(f"{in_utf8(str(folder / n))}\t{why}\n" for n, why in unreadable.items()))
     except OSError:
-        where = f"{len(lines) - 3} more"
+        where = f"{len(lines) - NAMED} more"
     else:
         where = f"all are listed in {file}"
-    some = "; ".join(printable(line, 300) for line in short[:3])
-    return f"{shown}{some}; … {where}{mend}"
+    some = "; ".join(printable(line, 300) for line in lines[:NAMED])
+    return f"{shown}{some}; … {where}; {mend.format('them')}"
 
 
 def _without(photos: Photos, unreadable: Mapping[int, str]) -> Photos:

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from common.base.errors import UserError
-from common.base.text import printable
+from common.base.text import in_utf8, printable
 
 # Pillow knows these by name, and leaves drawing them to another program, such as Ghostscript, or to nobody.
 NO_PHOTOS = frozenset({"EPS", "WMF", "MPEG", "IPTC", "HDF5", "GRIB", "BUFR"})
@@ -71,7 +71,7 @@ class Photos:
 
     def skipped(self) -> list[str]:
         """What can't be read, as text that any file can hold."""
-        return [as_text(name) for name in self.unreadable]
+        return [in_utf8(name) for name in self.unreadable]
 
     def said(self) -> list[str]:
         """A line for what is not used, and one for what can't be read; none where there is nothing to say."""
@@ -80,9 +80,9 @@ class Photos:
             parts = [f"{len(names)} {why} ({_some(names)})" for why, names in self.unused.items()]
             lines.append(f"not used in {printable(self.folder, 200)}: {'; '.join(parts)}")
         if self.unreadable:
-            some = "; ".join(f"{printable(n, 200)} {why}" for n, why in list(self.unreadable.items())[:NAMED])
+            some = "; ".join(f"{printable(in_utf8(n), 200)} {why}" for n, why in list(self.unreadable.items())[:NAMED])
             more = f"; … {len(self.unreadable)} in all" * (len(self.unreadable) > NAMED)
-            lines.append(f"skipped in {printable(self.folder, 200)}, since it can't be read: {some}{more}")
+            lines.append(f"skipped in {printable(self.folder, 200)}, for they can't be read: {some}{more}")
         return lines
 
 
@@ -121,11 +121,6 @@ def stamp_of(path: Path) -> Stamp:
     except OSError:
         return -1, -1, -1
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def as_text(name: str) -> str:
-    """The name of a file as text, with its bytes that are no UTF-8 as `\\xff`: no JSON can hold them as they are."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _photos_in(found: Photos, class_folder: Path) -> list[str]:
@@ -185,4 +180,4 @@ def _add(groups: dict[str, list[str]], key: str, name: str) -> None:
 
 def _some(names: Sequence[str]) -> str:
     """The first few of them."""
-    return ", ".join(printable(as_text(name), 100) for name in names[:NAMED]) + ", …" * (len(names) > NAMED)
+    return ", ".join(printable(in_utf8(name), 100) for name in names[:NAMED]) + ", …" * (len(names) > NAMED)

@@ -13,11 +13,11 @@ from torchvision.models import ResNet
 from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
-from common.base.text import printable
+from common.base.text import in_utf8, printable
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
-from common.data.photos import Photos, as_text
+from common.data.photos import Photos
 from common.model.build import describe
 from common.runs.folder import RunFolder
 from common.runs.records import Split
@@ -121,7 +121,7 @@ def say_what_changed(photos: Photos | None) -> None:
     if photos and (changed := photos.changed()):
         print(
             f"note     {len(changed)} photos in {photos.folder} changed or vanished while the run trained, among them "
-            f"{printable(as_text(changed[0]), 200)}: it has learned from them as they were when it began, and --resume and the "
+            f"{printable(in_utf8(changed[0]), 200)}: it has learned from them as they were when it began, and --resume and the "
             "validation part of an evaluation need them so",
             file=sys.stderr,
         )

@@ -123,6 +123,9 @@ def test_any_colour_mode_becomes_the_rgb_that_it_shows(name, tmp_path):
     image.save(tmp_path / name, **({"transparency": bytes(range(256))} if "alpha" in name else {}))
     grey = mode in ("1", "L", "LA", "I;16")
     shown = picture().convert("1" if mode == "1" else "L" if grey else "RGB").convert("RGB")
+    if "alpha" in name:  # its colour 0 is transparent, 255 opaque: it is shown on white
+        colours, alpha = np.asarray(image.convert("RGB"), np.float64), np.asarray(image)[..., None] / 255
+        shown = Image.fromarray((colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
     expected = pixels(ImageOps.fit(shown, (16, 16), Image.Resampling.BILINEAR))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
