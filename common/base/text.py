@@ -54,8 +54,8 @@ def printable(text: object, longest: int = 60) -> str:
 
 
 def in_utf8(name: str) -> str:
-    """A file's name as text that any file can hold: its bytes that are no UTF-8 as `\\xff`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file's name as text that any file can hold: its bytes that are no UTF-8, such as 0xff, as `\\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def without_orders(text: str) -> str:

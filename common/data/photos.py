@@ -18,6 +18,16 @@ from common.base.text import in_utf8, printable
 
 # Pillow knows these by name, and leaves drawing them to another program, such as Ghostscript, or to nobody.
 NO_PHOTOS = frozenset({"EPS", "WMF", "MPEG", "IPTC", "HDF5", "GRIB", "BUFR"})
+COMMON = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "BMP",
+    "AVIF",
+    "HEIF",
+)  # looked for first: some others must be tried to be told
 HEIC_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 # What macOS, Windows, a NAS and notebooks leave among files. `._cat.jpg` is none of the photos, for all its suffix.
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
@@ -33,7 +43,7 @@ def formats() -> tuple[str, ...]:
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
-    return tuple(name for name in Image.ID if name not in NO_PHOTOS)
+    return tuple(sorted(set(Image.ID) - NO_PHOTOS, key=lambda name: (name not in COMMON, Image.ID.index(name))))
 
 
 @cache

@@ -20,6 +20,7 @@ from common.config import (
     PRESETS,
     SETS_APART,
     EvaluateConfig,
+    SoupSettings,
     TrainConfig,
     VisualizeConfig,
     as_dict,
@@ -209,6 +210,24 @@ def test_a_value_of_another_kind_is_refused_from_a_runs_config_as_from_the_comma
     folder.config.write_text(yaml.safe_dump({**saved, name: list(value) if isinstance(value, tuple) else value}))
     with pytest.raises(UserError, match=rf"config.yaml .*(--{name} is .+, but must be|a whole number is too large)"):
         load_config(folder)
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig, SoupSettings])
+def test_text_that_is_no_utf8_is_refused_by_its_flag(cls, capsys):
+    """As bytes of a command line come to Python; no file of a run could hold them."""
+    words = {
+        "data_dir": "ph\udce9tos",
+        "runs_dir": "r\udcff",
+        "run_id": "\udce9",
+        "tags": ("fine", "\udce9"),
+        "images": ("a\udce9.jpg",),
+    }
+    known = as_dict(cls())
+    for name, text in words.items():
+        if name in known:
+            with pytest.raises(UserError, match=rf"^--{name} is .*\\udc.* no UTF-8") as refused:
+                cls.of(**{name: text}) if cls is TrainConfig else cls(**{name: text})
+            str(refused.value).encode()
 
 
 def test_a_setting_that_is_none_is_refused_by_name(tmp_path):
