@@ -44,7 +44,8 @@ def main(config: VisualizeConfig) -> None:
     output = loaded.folder.visualization
     check_results(loaded.folder, output)
     data, chosen = choose(config, loaded, device)
-    print(*(f"note: {note}\n" for note in data.notes), sep="", end="", flush=True)
+    if data.said():
+        print(*data.said(), sep="\n", flush=True)
     if len(chosen) == 0:
         print(f"{loaded.path} makes no mistake on the {config.split} images: there is nothing to show")
         return
@@ -72,8 +73,8 @@ def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") ->
     from common.analysis.inference import load_part
 
     if config.images:
-        return gallery.own_photos(config.images, loaded.metadata.image_size, loaded.metadata.classes)
-    data, part = load_part(loaded, config.split, config.dataset, config.data_dir)
+        return gallery.own_photos(config.images, loaded.metadata)
+    data, part = load_part(loaded, config.split, config.dataset, config.data_dir, config.unreadable)
     return data, gallery.choose(config.which, loaded, data, part, config.count, config.seed, config.split, device)
 
 

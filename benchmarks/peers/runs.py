@@ -23,7 +23,8 @@ from common.base.checked import Checked
 from common.base.errors import UserError
 from common.base.files import cache_folder, read_json, sha256_of
 from common.config import Side
-from common.data.folder import class_names, list_photos
+from common.data.folder import class_names
+from common.data.photos import list_photos
 from common.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -137,12 +138,13 @@ def python_of(peer: str) -> Path:
 def split_folder(config: PeersConfig, seed: int) -> Path:
     """{train,validation,test}/<class>/ of links, as train.py splits the photos by `seed`."""
     from common.data.folder import load_folder
+    from common.data.pixels import Decoding
     from common.data.split import split_train
 
     source, target = Path(config.data_dir), Path(config.runs_dir).resolve() / f"split-seed{seed}"
     classes = class_names(source / "train")
     names, labels = list_photos(source / "train", classes)
-    data = load_folder(source, "train", config.image_size)  # of which the same photos are found
+    data = load_folder(source, "train", Decoding(config.image_size))  # of which the same photos are found
     parts = dict(zip(("train", "validation"), split_train(data, config.validation_fraction, seed), strict=True))
     files = {
         f"{part}/{classes[labels[i]]}/{i:06d}{Path(names[i]).suffix}": source / "train" / names[i]

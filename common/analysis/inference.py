@@ -11,6 +11,7 @@ from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
 from common.data.folder import Known
 from common.data.load import has_part, is_there, load_dataset
+from common.data.pixels import Unreadable
 from common.data.split import split_train
 from common.model.load import Loaded
 from common.model.predict import predict
@@ -18,9 +19,11 @@ from common.runs.find import find_run
 from common.runs.records import Split as Recorded
 
 
-def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Tensor]:
+def load_part(
+    loaded: Loaded, split: str, dataset: str | None, data_dir: str | None, unreadable: Unreadable | None = None
+) -> tuple[Dataset, Tensor]:
     """The images to evaluate on, as a dataset and int64 indices into it: the test set, or the part of train that the run
-    validated on. None: what and where the run's own were.
+    validated on. None: what and where the run's own were, and what it did with photos that can't be read.
 
     Errors: `UserError` when the data is missing, has other classes, or has no such part.
     """
@@ -38,7 +41,8 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
         raise UserError(f"{data_dir} has no test set: {_instead(loaded, name, data_dir, recorded)}")
     own_folder = recorded.validation_folder is not None if recorded else has_part(name, data_dir, "validation")
     source: Split = "test" if split == "test" else "validation" if own_folder else "train"
-    data = load_dataset(name, data_dir, source, metadata.image_size, known_of(loaded, recorded))
+    unreadable, known = unreadable or metadata.unreadable, known_of(loaded, recorded)
+    data = load_dataset(name, data_dir, source, metadata.image_size, metadata.fit, unreadable, known)
     if list(data.classes) != metadata.classes:
         raise UserError(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
@@ -107,6 +111,7 @@ def predict_validation(
     split: str,
     dataset: str | None,
     data_dir: str | None,
+    unreadable: Unreadable | None,
     batch_size: int,
     device: torch.device,
     amp: torch.dtype | None,
@@ -115,7 +120,7 @@ def predict_validation(
     if split == "validation":
         return None, "no temperature: it would be fitted on the very images that are evaluated"
     try:
-        data, indices = load_part(loaded, "validation", dataset, data_dir)
+        data, indices = load_part(loaded, "validation", dataset, data_dir, unreadable)
     except UserError as error:
         return None, f"no temperature: {error}"
     predictions = predict_images(loaded, data, indices, batch_size, device, amp, "validation")

@@ -4,7 +4,7 @@ A file may be a stranger's, so what comes back is what the dataclass says, or th
 """
 
 import math
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -119,9 +119,11 @@ def _depth(text: str, loader: Any) -> int:
 
 def as_json(record: Any) -> dict[str, Any]:
     """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`), and without those
-    that are None and have metadata that say `may_be_absent`: a field that came later changes no byte of a file that has no use for it."""
+    whose metadata say `may_be_absent` and that have their default: one that came later changes no byte of a file without use for it."""
     values = _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
-    absent = [part.name for part in fields(record) if part.metadata.get("may_be_absent") and values[part.name] is None]
+    optional = [part for part in fields(record) if part.metadata.get("may_be_absent")]
+    defaults = {p.name: p.default if p.default_factory is MISSING else p.default_factory() for p in optional}
+    absent = [name for name, default in defaults.items() if values[name] == default]
     return {name: value for name, value in values.items() if name not in absent}
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.base.errors import UserError
+from common.data import decode
 from common.data.dataset import Dataset, Split
-from common.data.decode import load_photos
 from common.data.duplicates import pixel_digests
+from common.data.photos import Photos, find_photos, is_no_class
+from common.data.pixels import Decoding
 from common.data.split import split_indices
-
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 PARTS = {
     "train": ("train", "training"),
@@ -25,9 +26,8 @@ PARTS = {
 PARTED = "one with train/<class>/ and test/<class>/"
 LAYOUTS = f"a folder of class folders, or {PARTED}"
 TEST_FRACTION = 0.2  # of one folder of class folders
-_DIGEST_SIZE = (
-    65  # px: the same photos are drawn for any --image_size. Not a usual one: the cache keeps one set of a size
-)
+# px: whatever --image_size, the same photos are drawn. Not a usual one: the cache keeps one set of a size.
+_DIGEST_SIZE = 65
 
 
 # --- which folder is what ---------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def find_layout(root: Path) -> Layout:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The folders within `folder`, hidden ones aside, in the order of their code points (the same on any machine)."""
+    """The folders within `folder`, hidden ones and a system's aside, in the order of their code points (the same on any machine)."""
     if not os.path.isdir(folder):
         problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"{folder} {problem}; --data_dir must be {LAYOUTS}")
@@ -90,14 +90,13 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders within, sorted; none where there is no such folder. macOS leaves `__MACOSX` in archives."""
+    """Names of the folders within, hidden ones and a system's aside, sorted; none where there is no such folder."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.is_dir())
+        return sorted(entry.name for entry in os.scandir(folder) if not is_no_class(entry.name) and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise UserError(f"{folder} can't be read ({error.strerror}); see --data_dir") from error
-    return [name for name in names if name != "__MACOSX"]
 
 
 # --- a part as a dataset ----------------------------------------------------------------------------------------------
@@ -118,29 +117,9 @@ class Known:
 NOTHING = Known()
 
 
-@dataclass(frozen=True)
-class Photos:
-    """Photos of several classes."""
-
-    folder: Path
-    names: list[str]
-    """relative to `folder`"""
-    labels: list[int]
-
-    def at(self, indices: Sequence[int]) -> "Photos":
-        return Photos(self.folder, [self.names[i] for i in indices], [self.labels[i] for i in indices])
-
-    def load(self, image_size: int) -> torch.Tensor:
-        return load_photos(self.folder, self.names, image_size)
-
-    def dataset(self, images: torch.Tensor, classes: Sequence[str], notes: Sequence[str] = ()) -> Dataset:
-        labels = torch.tensor(self.labels, dtype=torch.int64)
-        return Dataset("folder", images, labels, tuple(classes), None, None, flip=True, notes=tuple(notes))
-
-
-def load_folder(root: Path | None, split: Split, image_size: int, known: Known = NOTHING) -> Dataset:
-    """The photos of a part of `root` at `image_size` px, by label and name. `train` ends with those of the validation folder. The classes
-    are train's, in the order of their names, unless they are known; folders are matched with them by name.
+def load_folder(root: Path | None, split: Split, how: Decoding, known: Known = NOTHING) -> Dataset:
+    """The photos of a part of `root`, by label and name. `train` ends with those of the validation folder. The classes are train's, in
+    the order of their names, unless they are known; folders are matched with them by name.
 
     Errors: `UserError` naming the folder or photo when one is missing or can't be read, or a folder is no known class.
     """
@@ -148,78 +127,88 @@ def load_folder(root: Path | None, split: Split, image_size: int, known: Known =
         raise UserError(f"--dataset folder needs --data_dir, {LAYOUTS}")
     layout = find_layout(root)
     if layout.is_one_folder:
-        return _of_one_folder(root, split, image_size, known)
+        return _of_one_folder(root, split, how, known)
     if split == "train":
-        return _train(layout, image_size, known)
-    classes = known.classes or _train_classes(layout.folder("train"))
-    photos = find_photos(layout.folder(split), classes, None if known.classes else layout.folder("train"))
-    notes = [_lacking(layout.folder(split), classes)]
+        return _train(layout, how, known)
+    folder, train = layout.folder(split), layout.folder("train")
+    classes = known.classes or _train_classes(train)
+    images, photos = decode.load(matched_photos(folder, classes, None if known.classes else train), how)
+    remarks = _lacking(folder, classes)
     if split == "test" and known.test_files:
-        notes.append(f"{root} has a folder for test now: it is evaluated, and not what was drawn when the run began")
-    return photos.dataset(photos.load(image_size), classes, list(filter(None, notes)))
+        remarks.append(f"{root} has a folder for test now: it is evaluated, and not what was drawn when the run began")
+    return _dataset(images, photos, classes, remarks)
 
 
-def _train(layout: Layout, image_size: int, known: Known) -> Dataset:
+def _train(layout: Layout, how: Decoding, known: Known) -> Dataset:
     """The photos to train on, and after them those of the validation folder. Looks at test, too: a mismatch is better known before
     training than after."""
     root, folder = layout.root, layout.folder("train")
     classes = known.classes or _train_classes(folder)
-    train = find_photos(folder, classes, folder)
-    others = [layout.folder(part) for part in ("validation", "test") if layout.has(part)]
-    for other in others:
-        match_classes(other, classes, folder)
-    notes = [_lacking(other, classes) for other in others]
+    train = matched_photos(folder, classes, folder)
+    remarks = []
+    for part in ("validation", "test"):
+        if layout.has(part):
+            match_classes(layout.folder(part), classes, folder)
+            remarks += _lacking(layout.folder(part), classes)
     if layout.unused:
-        notes.append(
-            f"{root} has folders that are not used, being no train, val or test with class folders: {_some(layout.unused)}"
-        )
+        what = "that are not used, being no train, val or test with class folders"
+        remarks.append(f"{root} has folders {what}: {_some(layout.unused)}")
     test_files = None if layout.has("test") else ()
     if not layout.has("validation"):
-        return replace(train.dataset(train.load(image_size), classes, list(filter(None, notes))), test_files=test_files)
-    validation = find_photos(layout.folder("validation"), classes, folder)
-    notes.append(f"{validation.folder} is the validation set: --validation_fraction is not used")
-    names = [f"{part.folder.name}/{name}" for part in (train, validation) for name in part.names]
-    both = Photos(root, names, train.labels + validation.labels)  # one file in the cache
+        images, photos = decode.load(train, how)
+        return replace(_dataset(images, photos, classes, remarks), test_files=test_files)
+    validation = matched_photos(layout.folder("validation"), classes, folder)
+    remarks.append(f"{validation.folder} is the validation set: --validation_fraction is not used")
+    images, photos = decode.load(train.in_parent() + validation.in_parent(), how)  # one file in the cache
+    start = sum(name.startswith(f"{folder.name}/") for name in photos.names)
     return replace(
-        both.dataset(both.load(image_size), classes, list(filter(None, notes))),
+        _dataset(images, photos, classes, remarks),
         validation_folder=validation.folder.name,
-        validation=range(len(train.names), len(names)),
+        validation=range(start, len(photos.names)),
         test_files=test_files,
     )
 
 
-def _of_one_folder(root: Path, split: Split, image_size: int, known: Known) -> Dataset:
+def _of_one_folder(root: Path, split: Split, how: Decoding, known: Known) -> Dataset:
     """A folder of class folders, of which some photos are test's and the others train's."""
     classes = known.classes or _train_classes(root)
-    photos = find_photos(root, classes, None if known.classes else root)
-    drawn = frozenset(_draw_test(photos) if known.test_files is None else known.test_files)
-    keys = [_key(name) for name in photos.names]
-    test = [i for i, key in enumerate(keys) if key in drawn]
-    rest = [i for i, key in enumerate(keys) if key not in drawn]
-    images = photos.at(rest + test).load(image_size)  # the same for both parts: one file in the cache
+    listed = matched_photos(root, classes, None if known.classes else root)
+    drawn = frozenset(_draw_test(listed, how) if known.test_files is None else known.test_files)
+    there = [_key(name) for name in listed.names]
+    in_order = sorted(
+        range(len(there)), key=lambda i: there[i] in drawn
+    )  # test's last: for both parts one file in the cache
+    images, photos = decode.load(listed.at(in_order), how)
+    start = sum(_key(name) not in drawn for name in photos.names)
+    rest, test = range(start), range(start, len(photos.names))
     if split == "train":
-        note = f"{len(test)} of the {len(keys)} photos in {root} are its test set, as split.json records; the others are train"
-        files = tuple(key for key in keys if key in drawn)
-        return replace(photos.at(rest).dataset(images[: len(rest)], classes, [note]), test_files=files)
+        counts = f"{len(test)} of the {len(photos.names)} photos in {root}"
+        remark = f"{counts} are its test set, as split.json records; the others are train"
+        files = tuple(key for key in there if key in drawn)
+        return replace(_dataset(images[:start], photos.at(rest), classes, [remark]), test_files=files)
     if not test:
-        note = f"all {len(keys)} photos in {root} are evaluated: none of them was set apart when the run began"
-        return photos.dataset(images, classes, [note])
-    if missing := sorted(drawn - set(keys)):
+        remark = (
+            f"all {len(photos.names)} photos in {root} are evaluated: none of them was set apart when the run began"
+        )
+        return _dataset(images, photos, classes, [remark])
+    if missing := sorted(drawn - set(there)):
         raise UserError(f"{root} lacks {len(missing)} of the run's {len(drawn)} test photos, such as {missing[0]}")
-    notes = []
+    remarks = []
     if known.test_files is None:
-        notes.append(f"{len(test)} of the {len(keys)} photos in {root} are evaluated, those that a training sets apart")
+        remarks.append(
+            f"{len(test)} of the {len(there)} photos in {root} are evaluated, those that a training sets apart"
+        )
     if known.train_size is not None and len(rest) > known.train_size:
         added = len(rest) - known.train_size
-        notes.append(f"{added} photos came to {root} since the run began: they are not in its test set")
-    return photos.at(test).dataset(images[len(rest) :], classes, notes)
+        remarks.append(f"{added} photos came to {root} since the run began: they are not in its test set")
+    return _dataset(images[start:], photos.at(test), classes, remarks)
 
 
-def _draw_test(photos: Photos) -> list[str]:
-    """The test set of one folder of class folders: the same for all runs, whatever their --seed."""
-    same = pixel_digests(photos.load(_DIGEST_SIZE))
+def _draw_test(photos: Photos, how: Decoding) -> list[str]:
+    """The test set of one folder of class folders: the same for all runs, whatever their --seed, --image_size and --fit."""
+    images, photos = decode.load(photos, Decoding(_DIGEST_SIZE, unreadable=how.unreadable))
     try:
-        _, test = split_indices(np.array(photos.labels), TEST_FRACTION, 0, same)
+        _, test = split_indices(np.array(photos.labels), TEST_FRACTION, 0, pixel_digests(images))
     except UserError:
         raise UserError(
             f"{photos.folder} has too few photos to set some apart for a test: add some, or make it {PARTED}"
@@ -227,14 +216,21 @@ def _draw_test(photos: Photos) -> list[str]:
     return [_key(photos.names[i]) for i in test.tolist()]
 
 
+def _dataset(images: Tensor, photos: Photos, classes: Sequence[str], remarks: Sequence[str]) -> Dataset:
+    labels = torch.tensor(photos.labels, dtype=torch.int64)
+    return Dataset(
+        "folder", images, labels, tuple(classes), None, None, flip=True, photos=photos, remarks=tuple(remarks)
+    )
+
+
 # --- classes and photos -----------------------------------------------------------------------------------------------
 
 
-def find_photos(folder: Path, classes: Sequence[str], train: Path | None = None) -> Photos:
+def matched_photos(folder: Path, classes: Sequence[str], train: Path | None = None) -> Photos:
     """The photos in the class folders of `folder`, by label and name. Errors: as `match_classes`."""
     found = match_classes(folder, classes, train)
-    names, positions = list_photos(folder, [name for _, name in found])
-    return Photos(folder, names, [found[position][0] for position in positions])
+    photos = find_photos(folder, [name for _, name in found])
+    return replace(photos, labels=[found[position][0] for position in photos.labels])
 
 
 def match_classes(folder: Path, classes: Sequence[str], train: Path | None = None) -> list[tuple[int, str]]:
@@ -269,13 +265,12 @@ def _train_classes(folder: Path) -> tuple[str, ...]:
     return tuple(classes.values())
 
 
-def _lacking(folder: Path, classes: Sequence[str]) -> str | None:
-    """A line on the classes that have no folder there."""
+def _lacking(folder: Path, classes: Sequence[str]) -> list[str]:
+    """A line on the classes that have no folder there, if there are any."""
     there = {label for label, _ in match_classes(folder, classes)}
     missing = [name for label, name in enumerate(classes) if label not in there]
-    return (
-        f"{folder} has no photos of {len(missing)} of the {len(classes)} classes: {_some(missing)}" if missing else None
-    )
+    line = f"{folder} has no photos of {len(missing)} of the {len(classes)} classes: {_some(missing)}"
+    return [line] if missing else []
 
 
 def _key(name: str) -> str:
@@ -285,29 +280,3 @@ def _key(name: str) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + ", …" * (len(names) > 3)
-
-
-def list_photos(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The photos of all `classes`, as paths relative to `folder`, and their labels, in the order that they are loaded in."""
-    names, labels = [], []
-    for label, class_name in enumerate(classes):
-        photos = _photo_names(folder, class_name)
-        names += photos
-        labels += [label] * len(photos)
-    return names, labels
-
-
-def _photo_names(folder: Path, class_name: str) -> list[str]:
-    """The photos of a class, sorted, as paths relative to `folder`; in nested folders too, hidden ones aside.
-
-    Links to folders are not followed, save the class folder itself: they could lead round in a circle.
-    """
-    names = []
-    for path, folders, files in os.walk(folder / class_name):
-        folders[:] = [name for name in folders if name[0] != "."]
-        found = [Path(path, name) for name in files if name[0] != "."]
-        names += [photo.relative_to(folder).as_posix() for photo in found if photo.suffix.lower() in PHOTO_SUFFIXES]
-    if not names:
-        kinds = " ".join(sorted(suffix[1:] for suffix in PHOTO_SUFFIXES))
-        raise UserError(f"the class folder {folder / class_name} has no photos ({kinds}); add some, or remove it")
-    return sorted(names)

@@ -13,9 +13,10 @@ from common.data.cifar import load_cifar
 from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
 from common.data.folder import NOTHING, Known, find_layout, load_folder
+from common.data.pixels import Decoding, Fit, Unreadable
 
-# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and the size to decode photos at. Photos also
-# take what is known of them.
+# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and how to decode photos. Photos also take what
+# is known of them.
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "cifar100": lambda folder, split, _: load_cifar("cifar100", folder or Path("data"), split),
     "cifar10": lambda folder, split, _: load_cifar("cifar10", folder or Path("data"), split),
@@ -41,9 +42,17 @@ def has_part(name: str, data_dir: str | None, part: Split) -> bool:
     return find_layout(Path(expanded(data_dir, "--data_dir"))).has(part)
 
 
-def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int, known: Known = NOTHING) -> Dataset:
+def load_dataset(
+    name: str,
+    data_dir: str | None,
+    split: Split,
+    image_size: int,
+    fit: Fit = "crop",
+    unreadable: Unreadable = "stop",
+    known: Known = NOTHING,
+) -> Dataset:
     """Loads one split. `image_size`, in pixels, is what `folder` decodes its photos at; the others have a size of their own.
-    known: what a run has recorded of its photos, for `folder` alone.
+    `fit` and `unreadable` are about photos, too: `Decoding`; and so is what is `known` of them from a run.
 
     `data_dir` None means ./data for CIFAR and is an error for `folder`; `digits` needs none.
 
@@ -51,5 +60,6 @@ def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int,
     """
     if name not in LOADERS:
         raise UserError(f"--dataset is {name!r}: allowed are {', '.join(LOADERS)}")
-    root = None if data_dir is None else Path(expanded(data_dir, "--data_dir"))
-    return LOADERS[name](root, split, image_size, *([known] if name == "folder" else []))
+    folder = None if data_dir is None else Path(expanded(data_dir, "--data_dir"))
+    of_photos = [known] if name == "folder" else []
+    return LOADERS[name](folder, split, Decoding(image_size, fit, unreadable), *of_photos)

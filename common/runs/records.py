@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Len
 
@@ -31,6 +31,10 @@ class Split:
     """images that are trained on"""
     validation: list[Annotated[int, Ge(0)]]
     """indices of the others"""
+    unused: dict[str, int] = field(default_factory=dict, metadata={"may_be_absent": True})
+    """why → how many files beside one's own photos are not taken for photos"""
+    skipped: list[str] = field(default_factory=list, metadata={"may_be_absent": True})
+    """the photos of train that could not be read, and are not among its images"""
     validation_folder: str | None = field(default=None, metadata={"may_be_absent": True})
     """photos: the folder that is the validation set, whose images come last; None: they were drawn from train"""
     test_files: tuple[str, ...] | None = field(default=None, metadata={"may_be_absent": True})
@@ -68,6 +72,9 @@ class Metadata:
     data_dir: str | None = None
     """where the run's own images lie"""
     image_size: Annotated[int, Interval(ge=16, le=1024)]
+    fit: Literal["crop", "pad"] = "crop"
+    """how photos became squares, as `unreadable` is what happened to those that can't be read: the flags of train.py"""
+    unreadable: Literal["stop", "skip"] = "stop"
     run_id: str
     """the name of a folder"""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0

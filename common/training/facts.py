@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torchvision.models import ResNet
 from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
+from common.base.text import in_utf8, printable
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
+from common.data.photos import Photos
 from common.model.build import describe
 from common.runs.folder import RunFolder
 from common.runs.records import Split
@@ -43,6 +46,8 @@ def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor, di
         digest=digest or dataset_digest(data),
         train_size=len(data.labels) - len(validation_part),
         validation=validation_part.tolist(),
+        unused=data.photos.counts() if data.photos else {},
+        skipped=data.photos.skipped() if data.photos else [],
         validation_folder=data.validation_folder,
         test_files=data.test_files,
     )
@@ -77,6 +82,8 @@ def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> d
         **data_facts(config, data),
         "model": config.model.model,
         "image_size": config.images.image_size,
+        "fit": config.images.fit,
+        "unreadable": config.data.unreadable,
         "mean": MEAN,
         "std": STD,
         "finetune": config.model.finetune,
@@ -110,6 +117,17 @@ def description(run: Run) -> str:
             f"run      {run.folder.path}",
         ]
     )
+
+
+def say_what_changed(photos: Photos | None) -> None:
+    """That photos are no longer those that the run has learned from, which are in memory or in the cache."""
+    if photos and (changed := photos.changed()):
+        print(
+            f"note     {len(changed)} photos in {photos.folder} changed or vanished while the run trained, among them "
+            f"{printable(in_utf8(changed[0]), 200)}: it has learned from them as they were when it began, and --resume and the "
+            "validation part of an evaluation need them so",
+            file=sys.stderr,
+        )
 
 
 def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: int) -> list[str]:

@@ -29,7 +29,7 @@ from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.runs.records import Split
 from common.tracking.run import start
-from common.training.facts import description, ending, run_facts, split_record, weights_metadata
+from common.training.facts import description, ending, run_facts, say_what_changed, split_record, weights_metadata
 from common.training.log import Log, saved_rows
 from common.training.run import Run
 from common.training.state import TrainState
@@ -96,7 +96,8 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
         about=weights_metadata(config, data, folder),
-        notes=(*data.notes, *shrunk),
+        photos=data.photos,
+        notes=(*data.said(), *shrunk),
     )
 
 
@@ -112,7 +113,8 @@ def load_data(config: TrainConfig, recorded: Split | None) -> Dataset:
     """What is trained and validated on. recorded: of a run to go on with, which used a validation folder or, begun by an earlier
     version, may not have."""
     known = Known(test_files=recorded.test_files) if recorded else NOTHING
-    data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size, known)
+    images, place, unreadable = config.images, config.place.data_dir, config.data.unreadable
+    data = load_dataset(config.data.dataset, place, "train", images.image_size, images.fit, unreadable, known)
     return data.train_alone() if recorded and recorded.validation_folder is None else data
 
 
@@ -358,4 +360,5 @@ def end(run: Run) -> None:
         folder.summary
     ):  # last: a run that was killed before this has not ended, and --resume does it again
         folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
+    say_what_changed(run.photos)
     print("\n".join([*ending(folder, state, seconds, run.exit_status), *tracked.hint()]), flush=True)

@@ -101,7 +101,8 @@ def open_soup(settings: SoupSettings) -> "Soup":
     folder = plan_run(settings.runs_dir, settings.run_id or f"soup-{new_run_id()}")
     first, config = members[0], members[0].config
     place, size = settings.data_dir or config.place.data_dir, config.images.image_size
-    data = load_dataset(config.data.dataset, place, "train", size, Known(test_files=first.split.test_files))
+    known = Known(test_files=first.split.test_files)
+    data = load_dataset(config.data.dataset, place, "train", size, config.images.fit, config.data.unreadable, known)
     if first.split.validation_folder is None:
         data = data.train_alone()
     if dataset_digest(data) != first.split.digest:

@@ -185,7 +185,7 @@ def test_one_folder_trains_and_is_evaluated_on_exactly_the_recorded_photos(capsy
         Image.new("RGB", (20, 20), (i, 0, 9)).save(f"photos/{name}/-new.png")
     evaluate.main(parse(EvaluateConfig, argv=printed(output, "evaluate.py")))
     said = capsys.readouterr().out
-    assert "note: 2 photos came to photos since the run began: they are not in its test set" in said
+    assert "2 photos came to photos since the run began: they are not in its test set" in said
     saved = np.load(run.evaluated().predictions)
     assert saved["labels"].tolist() == [int(name.startswith("bear")) for name in test_files]
     for name in test_files:

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from common.base.errors import UserError
-from common.data.dataset import dataset_digest
-from common.data.folder import Known, find_layout, load_folder
+from common.data import folder as layouts
+from common.data.dataset import Dataset, dataset_digest
+from common.data.folder import NOTHING, Known, find_layout
 from common.data.load import has_part
+from common.data.pixels import Decoding
 
 NFC, NFD = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
 
@@ -21,6 +23,10 @@ NFC, NFD = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def load_folder(root: Path, split: str, size: int, known: Known = NOTHING) -> Dataset:
+    return layouts.load_folder(root, split, Decoding(size), known)
 
 
 def photo(path: Path, colour: tuple[int, int, int]) -> Path:
@@ -90,7 +96,7 @@ def test_folders_beside_the_parts_and_tests_without_classes_are_said_to_be_unuse
     photos(tmp_path / "__MACOSX", ant=1)
     data = load_folder(tmp_path, "train", 8)
     assert len(data.labels) == 2 and data.test_files == ()
-    (note,) = data.notes
+    (note,) = data.remarks
     assert "not used" in note and note.endswith("extra, test")
 
 
@@ -105,7 +111,7 @@ def test_the_validation_folder_is_the_validation_set_and_is_said_to_be(name, tmp
     assert reds(data) == data.labels.tolist() == [0, 0, 1, 1, 1, 0, 1, 1]
     assert greens(data)[5:] == [100, 100, 101]
     assert (data.validation_folder, list(data.validation)) == (name, [5, 6, 7])
-    (note,) = data.notes
+    (note,) = data.remarks
     assert note == f"{tmp_path / name} is the validation set: --validation_fraction is not used"
 
 
@@ -135,7 +141,7 @@ def test_classes_are_matched_by_name_whatever_their_order_and_number(tmp_path):
     assert data.classes == ("cow", "dog", "ant", "bee")
     assert dict(zip(reds(data), data.labels.tolist(), strict=True)) == {0: 2, 1: 3, 2: 0}
     assert data.labels.tolist() == [0, 2, 3, 3]
-    (note,) = data.notes
+    (note,) = data.remarks
     assert note == f"{tmp_path / 'test'} has no photos of 1 of the 4 classes: dog"
 
 
@@ -152,7 +158,7 @@ def test_a_part_may_lack_classes_of_train_which_is_said_but_has_no_others(part, 
     photos(tmp_path / part, bee=1)
     data = load_folder(tmp_path, "train", 8)
     assert data.labels[3:].tolist() == ([1] if part == "val" else [])
-    assert data.notes[0] == f"{tmp_path / part} has no photos of 2 of the 3 classes: ant, cow"
+    assert data.remarks[0] == f"{tmp_path / part} has no photos of 2 of the 3 classes: ant, cow"
     photos(tmp_path / part, emu=1)
     with pytest.raises(UserError, match="it has .'emu'., which train lacks"):
         load_folder(tmp_path, "train", 8)
@@ -163,9 +169,9 @@ def test_unicode_forms_of_one_name_are_one_class(in_train, in_test, tmp_path):
     photos(tmp_path / "train", **{in_train: 2, "tea": 1})
     photos(tmp_path / "test", **{in_test: 1, "tea": 1})
     train = load_folder(tmp_path, "train", 8)
-    assert train.classes == (in_train, "tea") and train.notes == ()  # the name is what it was: runs of before go on
+    assert train.classes == (in_train, "tea") and train.remarks == ()  # the name is what it was: runs of before go on
     test = load_folder(tmp_path, "test", 8, Known([in_train, "tea"]))
-    assert test.labels.tolist() == reds(test) == [0, 1] and test.notes == ()
+    assert test.labels.tolist() == reds(test) == [0, 1] and test.remarks == ()
 
 
 def test_two_unicode_forms_in_one_folder_are_one_class(tmp_path):
@@ -215,7 +221,7 @@ def test_one_folder_is_split_into_train_and_test_each_photo_in_one_of_them(tmp_p
     assert len(set(both)) == len(both) == 60
     files = [f"{test.classes[red]}/{green:02d}.png" for red, green in zip(reds(test), greens(test), strict=True)]
     assert tuple(files) == train.test_files
-    (note,) = train.notes
+    (note,) = train.remarks
     assert "12 of the 60 photos" in note and "split.json" in note
 
 
@@ -250,8 +256,8 @@ def test_what_came_later_is_not_in_the_test_set_and_is_said(tmp_path):
     after = load_folder(tmp_path, "test", 8, known)
     assert torch.equal(after.images, before.images) and torch.equal(after.labels, before.labels)
     assert dataset_digest(after) == dataset_digest(before)
-    assert after.notes == (f"2 photos came to {tmp_path} since the run began: they are not in its test set",)
-    assert before.notes == ()
+    assert after.remarks == (f"2 photos came to {tmp_path} since the run began: they are not in its test set",)
+    assert before.remarks == ()
 
 
 def test_a_run_that_goes_on_has_the_train_photos_that_it_had(tmp_path):
@@ -276,7 +282,7 @@ def test_of_a_folder_that_nothing_was_drawn_from_all_is_evaluated_and_said(tmp_p
     for test_files in ((), ("elsewhere/1.png",)):
         data = load_folder(tmp_path, "test", 8, Known(["ant", "bee"], test_files))
         assert len(data.labels) == 5
-        assert data.notes == (
+        assert data.remarks == (
             f"all 5 photos in {tmp_path} are evaluated: none of them was set apart when the run began",
         )
 
@@ -289,7 +295,7 @@ def test_a_test_folder_that_came_later_is_evaluated_and_said(tmp_path):
         (tmp_path / name).rename(tmp_path / "train" / name)
     photos(tmp_path / "test", ant=1, bee=1)
     data = load_folder(tmp_path, "test", 8, Known(train.classes, train.test_files))
-    assert len(data.labels) == 2 and "has a folder for test now" in data.notes[0]
+    assert len(data.labels) == 2 and "has a folder for test now" in data.remarks[0]
 
 
 def test_names_of_any_bytes_and_unicode_forms_are_found_again(tmp_path):
