@@ -44,8 +44,6 @@ def main(config: VisualizeConfig) -> None:
     output = loaded.folder.visualization
     check_results(loaded.folder, output)
     data, chosen = choose(config, loaded, device)
-    if data.said():
-        print(*data.said(), sep="\n", flush=True)
     if len(chosen) == 0:
         print(f"{loaded.path} makes no mistake on the {config.split} images: there is nothing to show")
         return
@@ -64,7 +62,7 @@ def main(config: VisualizeConfig) -> None:
 
     right = sum(row["true"] == row["predicted"] for row in rows)
     said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right} of {len(rows)} images right"]
-    print(*said, *files, *run.hint(), sep="\n")
+    print(*data.said(), *said, *files, *run.hint(), sep="\n")
 
 
 def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") -> "tuple[Dataset, torch.Tensor]":
