@@ -31,10 +31,6 @@ class Split:
     """images that are trained on"""
     validation: list[Annotated[int, Ge(0)]]
     """indices of the others"""
-    unused: dict[str, int] = field(default_factory=dict)
-    """why → how many files beside one's own photos are not taken for photos"""
-    skipped: list[str] = field(default_factory=list)
-    """the photos of train that could not be read, and are not among its images"""
 
     def validation_of(self, images: int, source: Path) -> list[int]:
         """`validation`, which are some of so many images. Errors: `UserError` naming `source` when they are not."""
@@ -119,6 +115,10 @@ class Summary:
     validation_size: int | None = None
     classes: int | None = None
     """how many"""
+    unused: dict[str, int] | None = None
+    """why → how many files beside one's own photos are not taken for photos"""
+    skipped: list[str] | None = None
+    """the photos of train that could not be read, and are not among its images"""
     processes: int | None = None
     version: str | None = None
     """of the code: its commit"""
