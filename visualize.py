@@ -60,9 +60,9 @@ def main(config: VisualizeConfig) -> None:
             write_json(loaded.folder.shown, shown)
         run.log_images({f"predictions/{file.stem}": file for file in files}, title)
 
-    right = sum(row["true"] == row["predicted"] for row in rows)
-    said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right} of {len(rows)} images right"]
-    print(*data.said(), *said, *files, *run.hint(), sep="\n")
+    right = f"{sum(row['true'] == row['predicted'] for row in rows)} of {len(rows)} images right{data.notes}"
+    said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right}"]
+    print(*said, *files, *run.hint(), sep="\n")
 
 
 def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") -> "tuple[Dataset, torch.Tensor]":

@@ -139,13 +139,15 @@ def _to_rgb(image: Image.Image, rawmode: str) -> Image.Image:
     """Errors: `ValueError` when nothing says how bright it is."""
     if image.mode[0] in "IF":
         return Image.fromarray(_grey(image)).convert("RGB")
+    deep = re.search(r"\b(L|LA|RGB[AaX]*);16[BLN]", rawmode)  # Pillow has taken each value's first 8 bits
+    if deep and isinstance(image.info.get("transparency"), tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
     rgb = _on_white(image) if image.has_transparency_data else image.convert("RGB")
-    if re.search(r"\b(L|LA|RGB[AaX]*);16[BLN]", rawmode):  # Pillow has taken each value's first 8 bits
-        if _largest_said(image) not in (None, 65535):
-            raise ValueError("it has fewer than 16 bits a colour in 16; save it with 8 or 16")
+    if deep:
         brightest = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
-        if brightest < 256 * DARKEST:
-            raise ValueError("its 16 bits a colour would all be black in 8; save it with 8")
+        said = _largest_said(image, 256 * brightest) or 65535
+        if brightest < 256 * DARKEST or said < 65535:
+            raise ValueError("its colours have fewer than the 16 bits that it has room for; save it with 8 or 16")
     return rgb
 
 
@@ -159,11 +161,15 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
 
     Errors: `ValueError` when nothing says what is white, or the values can't be of it."""
     values = np.asarray(image).astype(np.float64)
-    said, white = _largest_said(image), _white(image)
-    if white is None:
-        raise ValueError("nothing says which value of its 32 bits is white; save it with 8 or 16 bits")
     if not np.isfinite(values).all():
         raise ValueError("it has values that are no finite numbers")
+    transparent = values == image.info["transparency"] if "transparency" in image.info else False
+    said = _largest_said(image, values.max())
+    white = said or _white(image)
+    if white is None:
+        raise ValueError("nothing says which value of its 32 bits is white; save it with 8 or 16 bits")
+    if _one_of(getattr(image, "tag_v2", {}), PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns that round in 8 bits only
+        values = white - values
     low, high = values.min(), values.max()
     if said is None and image.mode == "F" and not (-0.01 <= low and high <= 1.01):
         raise ValueError(f"its values go from {low:g} to {high:g}, not from 0 to 1; save it with 8 or 16 bits")
@@ -171,18 +177,12 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
         raise ValueError(
             f"its brightest value is {high:g}, where white is {white:g}: it would be black; save it with 8 bits"
         )
-    transparent = values == image.info["transparency"] if "transparency" in image.info else False
-    if _one_of(getattr(image, "tag_v2", {}), PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns that round in 8 bits only
-        values = white - values
     grey = (255 * values / white).round().clip(0, 255).astype(np.uint8)
     return np.where(transparent, np.uint8(255), grey)
 
 
 def _white(image: Image.Image) -> float | None:
-    """The value that is white; None: nobody knows."""
-    said = _largest_said(image)
-    if said is not None:
-        return said
+    """The value that is white by the kind of the image; None: nobody knows."""
     if image.mode.startswith("I;16"):
         bits = _one_of(getattr(image, "tag_v2", {}), BITS) or 16
         return float(2 ** min(bits, 16) - 1)
@@ -191,12 +191,13 @@ def _white(image: Image.Image) -> float | None:
     return 1.0
 
 
-def _largest_said(image: Image.Image) -> float | None:
+def _largest_said(image: Image.Image, largest: float) -> float | None:
     """What a TIFF says its largest value can be, as one of 12 bits in 16 does. It may only be the largest that there is: a number
-    that is not all ones says nothing of white."""
+    that is not all ones says nothing of white, nor does one that is below the `largest` in it."""
     tags = getattr(image, "tag_v2", {})
-    said = _one_of(tags, LARGEST) or _one_of(tags, LARGEST_OF_OTHERS)
-    return float(said) if said and said > 0 and (int(said) + 1).bit_count() == 1 and int(said) == said else None
+    said = _one_of(tags, LARGEST) or _one_of(tags, LARGEST_OF_OTHERS) or 0
+    all_ones = said > 0 and int(said) == said and (int(said) + 1).bit_count() == 1
+    return float(said) if all_ones and said >= largest else None
 
 
 def _one_of(tags: Any, tag: int) -> Any:

@@ -31,10 +31,6 @@ class Split:
     """images that are trained on"""
     validation: list[Annotated[int, Ge(0)]]
     """indices of the others"""
-    unused: dict[str, int] = field(default_factory=dict, metadata={"may_be_absent": True})
-    """why → how many files beside one's own photos are not taken for photos"""
-    skipped: list[str] = field(default_factory=list, metadata={"may_be_absent": True})
-    """the photos of train that could not be read, and are not among its images"""
     validation_folder: str | None = field(default=None, metadata={"may_be_absent": True})
     """photos: the folder that is the validation set, whose images come last; None: they were drawn from train"""
     test_files: tuple[str, ...] | None = field(default=None, metadata={"may_be_absent": True})
@@ -134,6 +130,10 @@ class Summary:
     validation_size: int | None = None
     classes: int | None = None
     """how many"""
+    unused: dict[str, int] | None = None
+    """why → how many files beside one's own photos are not taken for photos"""
+    skipped: list[str] | None = None
+    """the photos of train that could not be read, and are not among its images"""
     processes: int | None = None
     version: str | None = None
     """of the code: its commit"""

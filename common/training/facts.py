@@ -46,8 +46,6 @@ def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor, di
         digest=digest or dataset_digest(data),
         train_size=len(data.labels) - len(validation_part),
         validation=validation_part.tolist(),
-        unused=data.photos.counts() if data.photos else {},
-        skipped=data.photos.skipped() if data.photos else [],
         validation_folder=data.validation_folder,
         test_files=data.test_files,
     )
@@ -73,6 +71,7 @@ def run_facts(
         "classes": len(data.classes),
         "processes": processes.world,
         "version": code_version(),
+        **({"unused": data.photos.counts(), "skipped": data.photos.skipped()} if data.photos else {}),
     }
 
 

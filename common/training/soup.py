@@ -148,7 +148,7 @@ class Soup:
     def description(self) -> str:
         """What is printed before."""
         images, device = len(self.validation.indices), device_name(self.device)
-        return f"{len(self.members)} runs, {images} validation images of {self.data.name}, on {device}"
+        return f"{len(self.members)} runs, {images} validation images of {self.data.name}, on {device}{self.data.notes}"
 
     @property
     def accuracy(self) -> float:

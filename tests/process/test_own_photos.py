@@ -21,7 +21,6 @@ from common.data.batches import normalize
 from common.data.pixels import read_photo
 from common.model.load import load_model
 from common.model.weights import read_metadata
-from common.runs.records import Split
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 CPU = torch.device("cpu")
@@ -77,17 +76,15 @@ def test_a_run_that_skips_says_so_and_its_weights_see_photos_as_it_did(photos, t
     assert "16 training and 4 validation images" in said and "2 .txt (cat/notes.txt, dog/notes.txt)" in said
     assert "skipped" in said and "cat/broken.jpg is not an image" in said and "dog/broken.jpg" in said
     run = tmp_path / "runs" / "run"
-    split = json.loads((run / "split.json").read_text())
-    assert split["skipped"] == ["cat/broken.jpg", "dog/broken.jpg"] and split["unused"] == {".txt": 2}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["skipped"] == ["cat/broken.jpg", "dog/broken.jpg"] and summary["unused"] == {".txt": 2}
     about = read_metadata(run / "checkpoints" / "best.safetensors")
     assert (about["fit"], about["unreadable"]) == ("pad", "skip")
 
     evaluate.main(EvaluateConfig("run"))  # as the run did, with no flag
     said = capsys.readouterr().out
-    assert (
-        "8 test images" in said and "cat/broken.jpg is not an image" in said
+    assert "8 test images" in said and "cat/broken.jpg is not an image" in said
     assert "training images are not those" not in said  # the validation images are found, too
-    )
     report = json.loads((run / "evaluation" / "report.json").read_text())
     assert report["dataset"]["size"] == 8 and report["dataset"]["skipped"] == ["cat/broken.jpg", "dog/broken.jpg"]
     assert report["dataset"]["unused"] == {".txt": 2}
@@ -117,7 +114,7 @@ def test_runs_that_skipped_can_be_averaged(photos, tmp_path):
 
 
 def test_a_run_of_before_these_flags_crops_and_stops(photos, tmp_path):
-    """Its split and header lack what is new."""
+    """Its config lacks what is new."""
     for broken in photos.rglob("broken.jpg"):
         broken.unlink()
     train.main(settings(photos))
@@ -125,12 +122,7 @@ def test_a_run_of_before_these_flags_crops_and_stops(photos, tmp_path):
     config.write_text(
         "".join(line for line in config.read_text().splitlines(True) if not line.startswith(("fit:", "unreadable:")))
     )
-    split = tmp_path / "runs" / "run" / "split.json"
-    split.write_text(
-        json.dumps({k: v for k, v in json.loads(split.read_text()).items() if k not in ("unused", "skipped")})
-    )
     assert train.main(parse_train(["--resume", "run", "--epochs", "2"])) == 0
-    assert Split(digest="d", validation=[]).skipped == []
 
 
 def test_photos_that_change_while_a_run_trains_are_said_and_the_next_start_is_refused(

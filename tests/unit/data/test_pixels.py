@@ -6,6 +6,7 @@ import struct
 import sys
 import types
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,7 @@ def save_tiff(path: Path, values: np.ndarray, **tags: int) -> None:
         ((GREY * 65535).astype(">u2"), {}),
         ((GREY * 4095).astype(np.uint16), {"t281": 4095}),
         ((GREY * 1023).astype(np.uint16), {"t281": 1023}),
+        ((GREY * 65535).astype(np.uint16), {"t281": 255}),
         ((GREY * 65535).astype(np.int32), {"t281": 65535}),
         ((GREY * 255).astype(np.int32), {"t281": 255}),
         (GREY.astype(np.float32), {}),
@@ -124,6 +126,7 @@ def save_tiff(path: Path, values: np.ndarray, **tags: int) -> None:
         "16 big-endian",
         "12 in 16",
         "10 in 16",
+        "16, a tag that is wrong",
         "16 in 32",
         "8 in 32",
         "float",
@@ -206,7 +209,7 @@ def test_colours_of_sixteen_bits_keep_their_brightness_or_are_refused(tmp_path):
     write_deep(tmp_path / "whole.tif", np.stack([GREY * 65535] * 3, axis=-1))
     assert np.abs(grey_of(tmp_path / "whole.tif") - SHOWN).max() <= 1
     write_deep(tmp_path / "dark.tif", np.stack([GREY * 4095] * 3, axis=-1))
-    with pytest.raises(UserError, match="dark.tif .*black"):
+    with pytest.raises(UserError, match="dark.tif .*fewer than the 16 bits"):
         read_photo(tmp_path / "dark.tif", 24)
 
 
@@ -236,6 +239,21 @@ def test_what_is_transparent_is_white(name, tmp_path):
     picture.save(tmp_path / name, **options)
     photo = read_photo(tmp_path / name, 32)
     assert (photo[:, :, :16] == 255).all() and (photo[:, :, 17:] < 130).all()
+
+
+def test_a_colour_of_sixteen_bits_that_stands_for_nothing_is_white(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(
+        b"\0" + struct.pack(">3H", 1000, 2000, 3000) * 8 + struct.pack(">3H", 30000, 30000, 30000) * 8
+        for _ in range(16)
+    )
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0), b"tRNS": struct.pack(">3H", 1000, 2000, 3000)}
+    parts |= {b"IDAT": zlib.compress(rows), b"IEND": b""}
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()))
+    photo = read_photo(tmp_path / "photo.png", 16)
+    assert (photo[:, :, :8] == 255).all() and (photo[:, :, 8:] == 117).all()
 
 
 def test_half_transparent_is_half_white(tmp_path):
