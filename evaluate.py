@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
     # Everything that can be refused is, before anything is written.
     device = choose_device(config.device)
-    which = (config.split, config.dataset, config.data_dir)
+    which = (config.split, config.dataset, config.data_dir, config.unreadable)
     how = (config.batch_size, device, choose_amp(config.amp, device))
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     data, indices = load_part(loaded, *which)
@@ -55,7 +55,7 @@ def evaluate(config: EvaluateConfig) -> None:
     other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
     folder = loaded.folder.evaluated(config.split)
     check_results(loaded.folder, folder.path, loaded.folder.tables)
-    print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}")
+    print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}{data.notes}")
 
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = predict_images(loaded, data, indices, *how, config.split)

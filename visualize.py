@@ -60,8 +60,8 @@ def main(config: VisualizeConfig) -> None:
             write_json(loaded.folder.shown, shown)
         run.log_images({f"predictions/{file.stem}": file for file in files}, title)
 
-    right = sum(row["true"] == row["predicted"] for row in rows)
-    said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right} of {len(rows)} images right"]
+    right = f"{sum(row['true'] == row['predicted'] for row in rows)} of {len(rows)} images right{data.notes}"
+    said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right}"]
     print(*said, *files, *run.hint(), sep="\n")
 
 
@@ -71,8 +71,8 @@ def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") ->
     from common.analysis.inference import load_part
 
     if config.images:
-        return gallery.own_photos(config.images, loaded.metadata.image_size, loaded.metadata.classes)
-    data, part = load_part(loaded, config.split, config.dataset, config.data_dir)
+        return gallery.own_photos(config.images, loaded.metadata)
+    data, part = load_part(loaded, config.split, config.dataset, config.data_dir, config.unreadable)
     return data, gallery.choose(config.which, loaded, data, part, config.count, config.seed, config.split, device)
 
 

@@ -22,7 +22,8 @@ from annotated_types import Ge
 from common.base.checked import Checked
 from common.base.errors import UserError, report_errors
 from common.cli import parse
-from common.data.folder import class_names, list_photos
+from common.data.folder import class_names
+from common.data.photos import list_photos
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from common.base.errors import UserError
 DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
 MODELS = Literal["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "resnet50"]
 PRESET_NAMES = Literal["lab", "best", "laptop", "digits"]
+FITS = Literal["crop", "pad"]
+UNREADABLE = Literal["stop", "skip"]
 PRECISIONS = Literal["auto", "none", "bf16", "fp16"]
 TTA = Literal["none", "flip"]
 RUNS_DIR = "runs"
@@ -52,12 +54,16 @@ class Start(Group):
 
 @dataclass(frozen=True)
 class Data(Group):
-    """What is learned, and what share of train is validation."""
+    """What is learned, what share of train is validation, and what becomes of photos that can't be read."""
 
     dataset: DATASETS = "cifar100"
-    """`folder` reads your own photos from data_dir/train/<class>/ and data_dir/test/<class>/."""
+    """`folder` reads your own photos from data_dir: from train/<class>/, val/<class>/ and test/<class>/, of which the last two may be
+    missing, or from <class>/, of which a fifth becomes the test set."""
     validation_fraction: Share = 0.1
-    """Share of train kept for validation, the same share of every class. 0, as in the lab: none, the last epoch is the best."""
+    """Share of train kept for validation, the same share of every class. 0, as in the lab: none, the last epoch is the best. Not used
+    where photos have a val folder."""
+    unreadable: UNREADABLE = "stop"
+    """Photos that can't be read: `stop` = name all of them and begin nothing; `skip` = go on without them, and keep their names."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Images(Group):
 
     image_size: Side = 224
     """Side in pixels that images are resized to."""
+    fit: FITS = "crop"
+    """Your own photos become squares: `crop` = their centre; `pad` = all of them, with grey beside."""
     progressive_from: Side | None = None
     """Side in pixels to begin with; grows linearly to image_size over the first half of the epochs."""
     batch_size: Annotated[int, Ge(2)] = 32
@@ -354,6 +362,8 @@ class CheckpointConfig(Checked):
     """None: what the checkpoint was trained on."""
     data_dir: PathText | None = None
     """None: where the checkpoint's data was."""
+    unreadable: UNREADABLE | None = None
+    """Photos that can't be read: stop, or skip them. None: as the checkpoint was trained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     runs_dir: PathText = RUNS_DIR
@@ -367,7 +377,7 @@ class CheckpointConfig(Checked):
         """The flags that were given for them, as words of a command."""
         split = self.split if self.split != "test" else None
         given = {"--dataset": self.dataset, "--data_dir": self.data_dir, "--split": split}
-        given |= {"--project": self.project, "--entity": self.entity}
+        given |= {"--unreadable": self.unreadable, "--project": self.project, "--entity": self.entity}
         return [word for flag, value in given.items() if value for word in (flag, value)]
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from annotated_types import Ge, Gt
 
 from benchmarks.accuracy import measure
@@ -24,7 +23,8 @@ from common.base.checked import Checked
 from common.base.errors import UserError
 from common.base.files import cache_folder, read_json, sha256_of
 from common.config import Side
-from common.data.folder import class_names, list_photos
+from common.data.folder import class_names
+from common.data.photos import list_photos
 from common.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -137,14 +137,15 @@ def python_of(peer: str) -> Path:
 
 def split_folder(config: PeersConfig, seed: int) -> Path:
     """{train,validation,test}/<class>/ of links, as train.py splits the photos by `seed`."""
-    from common.data.split import split_indices
+    from common.data.folder import load_folder
+    from common.data.pixels import Decoding
+    from common.data.split import split_train
 
     source, target = Path(config.data_dir), Path(config.runs_dir).resolve() / f"split-seed{seed}"
     classes = class_names(source / "train")
     names, labels = list_photos(source / "train", classes)
-    parts = dict(
-        zip(("train", "validation"), split_indices(np.array(labels), config.validation_fraction, seed), strict=True)
-    )
+    data = load_folder(source, "train", Decoding(config.image_size))  # of which the same photos are found
+    parts = dict(zip(("train", "validation"), split_train(data, config.validation_fraction, seed), strict=True))
     files = {
         f"{part}/{classes[labels[i]]}/{i:06d}{Path(names[i]).suffix}": source / "train" / names[i]
         for part, indices in parts.items()

@@ -38,7 +38,7 @@ def make_report(
     data_dir: None for that of the training; other: another run's predictions on the same images, its id and its tta; job_id, wandb_url: of
     the W&B run of this evaluation.
     """
-    about, size = loaded.metadata, len(predictions.labels)
+    about = loaded.metadata
     return Report(
         **vars(analysis),
         calibration=calibration,
@@ -49,7 +49,21 @@ def make_report(
         created=time.time(),
         tta=loaded.tta,
         checkpoint=Checkpoint(str(loaded.path), loaded.sha256, about.model, about.epoch, loaded.artifact),
-        dataset=Evaluated(data.name, data_dir or about.data_dir, size, dataset_digest(data), predictions.digest),
+        dataset=evaluated(data, data_dir or about.data_dir, predictions),
+    )
+
+
+def evaluated(data: Dataset, data_dir: str | None, predictions: Predictions) -> Evaluated:
+    """Which images, and what beside them was none."""
+    photos = data.photos
+    return Evaluated(
+        data.name,
+        data_dir,
+        len(predictions.labels),
+        dataset_digest(data),
+        predictions.digest,
+        unused=photos.counts() if photos else {},
+        skipped=photos.skipped() if photos else [],
     )
 
 

@@ -18,25 +18,26 @@ from common.base import drawing
 from common.base.terminal import progress_bar
 from common.data.batches import Batches, denormalize
 from common.data.dataset import Dataset, dataset_digest
-from common.data.decode import read_photo
+from common.data.pixels import read_photo
 from common.model.gradcam import grad_cam
 from common.model.load import Loaded
+from common.runs.records import Metadata
 
 BATCH_SIZE = 64
 COLUMNS = 8
 ROWS_A_PAGE = 20
 
 
-def own_photos(files: Sequence[str], image_size: int, classes: Sequence[str]) -> tuple[Dataset, Tensor]:
+def own_photos(files: Sequence[str], about: Metadata) -> tuple[Dataset, Tensor]:
     """The photos as a dataset whose labels, all 0, mean nothing, and the indices of all.
 
-    Errors: `UserError` naming an unreadable file.
+    about: of the weights. Errors: `UserError` naming an unreadable file.
     """
-    images = np.stack([read_photo(Path(file), image_size) for file in files])
+    images = np.stack([read_photo(Path(file), about.image_size, about.fit) for file in files])
     labels = torch.zeros(len(files), dtype=torch.int64)
-    return Dataset("photos", torch.from_numpy(images), labels, tuple(classes), None, None, flip=True), torch.arange(
-        len(files)
-    )
+    return Dataset(
+        "photos", torch.from_numpy(images), labels, tuple(about.classes), None, None, flip=True
+    ), torch.arange(len(files))
 
 
 def choose(

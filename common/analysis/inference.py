@@ -9,16 +9,21 @@ from common.base.device import memory_errors
 from common.base.errors import UserError
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
-from common.data.load import is_there, load_dataset
-from common.data.split import split_indices
+from common.data.folder import Known
+from common.data.load import has_part, is_there, load_dataset
+from common.data.pixels import Unreadable
+from common.data.split import split_train
 from common.model.load import Loaded
 from common.model.predict import predict
 from common.runs.find import find_run
+from common.runs.records import Split as Recorded
 
 
-def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Tensor]:
+def load_part(
+    loaded: Loaded, split: str, dataset: str | None, data_dir: str | None, unreadable: Unreadable | None = None
+) -> tuple[Dataset, Tensor]:
     """The images to evaluate on, as a dataset and int64 indices into it: the test set, or the part of train that the run
-    validated on. None: what and where the run's own were.
+    validated on. None: what and where the run's own were, and what it did with photos that can't be read.
 
     Errors: `UserError` when the data is missing, has other classes, or has no such part.
     """
@@ -30,30 +35,53 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
                 f"{loaded.path} was trained on {metadata.dataset} in {data_dir}, where it is not; give --data_dir"
             )
     name: str = dataset or metadata.dataset
-    source: Split = "test" if split == "test" else "train"
-    data = load_dataset(name, data_dir, source, metadata.image_size)
+    needed = split == "validation" or name == "folder"
+    recorded = loaded.folder.read_split() if needed and loaded.folder.split.exists() else None
+    if split == "test" and not has_part(name, data_dir, "test"):
+        raise UserError(f"{data_dir} has no test set: {_instead(loaded, name, data_dir, recorded)}")
+    own_folder = recorded.validation_folder is not None if recorded else has_part(name, data_dir, "validation")
+    source: Split = "test" if split == "test" else "validation" if own_folder else "train"
+    unreadable, known = unreadable or metadata.unreadable, known_of(loaded, recorded)
+    data = load_dataset(name, data_dir, source, metadata.image_size, metadata.fit, unreadable, known)
     if list(data.classes) != metadata.classes:
         raise UserError(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
             "give the --dataset and --data_dir it was trained on"
         )
-    return data, torch.arange(len(data.labels)) if split == "test" else _validation_indices(loaded, data)
+    if source != "train":
+        return data, torch.arange(len(data.labels))
+    data = data.train_alone()
+    return data, _validation_indices(loaded, data, recorded)
 
 
-def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
+def _validation_indices(loaded: Loaded, data: Dataset, recorded: Recorded | None) -> Tensor:
     """As split.json says, or for weights without their run folder, from the seed. Errors: `UserError` when there are none, or
     the images are not those of the run, where a validation image could be one that was trained on."""
     fraction, seed = loaded.metadata.validation_fraction, loaded.metadata.seed
     if not fraction:
         raise UserError(f"{loaded.path} was trained with --validation_fraction 0, so there is no validation part")
-    if not loaded.folder.split.exists():
-        return split_indices(data.labels, fraction, seed)[1]
-    split = loaded.folder.read_split()
-    if split.digest != dataset_digest(data):
+    if recorded is None:
+        return split_train(data, fraction, seed)[1]
+    if recorded.digest != dataset_digest(data):
         raise UserError(
             f"the training images are not those of run {loaded.folder.id}, so its validation part is unknown"
         )
-    return torch.tensor(split.validation_of(len(data.labels), loaded.folder.split), dtype=torch.int64)
+    return torch.tensor(recorded.validation_of(len(data.labels), loaded.folder.split), dtype=torch.int64)
+
+
+def known_of(loaded: Loaded, recorded: Recorded | None) -> Known:
+    """What photos are matched with."""
+    if recorded is None:  # weights without their run folder: the photos are drawn once more
+        return Known(loaded.metadata.classes)
+    return Known(loaded.metadata.classes, recorded.test_files or (), recorded.train_size + len(recorded.validation))
+
+
+def _instead(loaded: Loaded, dataset: str, data_dir: str | None, recorded: Recorded | None) -> str:
+    """What works where there is no test set."""
+    validated = recorded.validation if recorded else loaded.metadata.validation_fraction
+    if validated or has_part(dataset, data_dir, "validation"):
+        return "--split validation evaluates on the validation images"
+    return f"add {data_dir}/test/<class>/; there are no validation images either"
 
 
 def _some(classes: list[str] | tuple[str, ...]) -> str:
@@ -83,6 +111,7 @@ def predict_validation(
     split: str,
     dataset: str | None,
     data_dir: str | None,
+    unreadable: Unreadable | None,
     batch_size: int,
     device: torch.device,
     amp: torch.dtype | None,
@@ -91,7 +120,7 @@ def predict_validation(
     if split == "validation":
         return None, "no temperature: it would be fitted on the very images that are evaluated"
     try:
-        data, indices = load_part(loaded, "validation", dataset, data_dir)
+        data, indices = load_part(loaded, "validation", dataset, data_dir, unreadable)
     except UserError as error:
         return None, f"no temperature: {error}"
     predictions = predict_images(loaded, data, indices, batch_size, device, amp, "validation")

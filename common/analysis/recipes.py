@@ -67,6 +67,10 @@ def read_evaluation(recipe: Recipe, folder: RunFolder) -> tuple[Report, Predicti
     """What evaluate.py left of the run's best weights."""
     place = folder.evaluated()
     evaluate = folder.command("evaluate.py", "--checkpoint", recipe.name if len(recipe.runs) > 1 else folder.id)
+    if not place.report.exists() and folder.split.exists() and (split := folder.read_split()).test_files == ():
+        raise UserError(
+            f"{folder.id} has no test set to be compared on; add {split.data_dir}/test/<class>/, and: {evaluate}"
+        )
     if not place.report.exists():
         raise UserError(f"{folder.id} is not evaluated; first: {evaluate}")
     report, predictions = Report.load(place.report), Predictions.load(place.predictions)
@@ -108,6 +112,8 @@ def group_in_words(recipe: Recipe, split: str) -> list[str]:
     lines = [
         f"group {recipe.name}: {split} accuracy {mean_and_sd(accuracies)} (mean ± sd of {len(reports)} seeds: {each})"
     ]
+    if split != "test":  # on which alone recipes are compared
+        return lines
     names = [name for name in groups(runs_dir) if name.isprintable() and not name.startswith("-")]
     others = [name for name in names if name != recipe.name and recipe.name in names]
     return [*lines, *(f"next: {command(runs_dir, 'compare.py', name, recipe.name)}" for name in others[-1:])]

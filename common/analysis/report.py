@@ -168,6 +168,10 @@ class Evaluated:
     """of the whole dataset"""
     labels_digest: str
     """of the labels and indices evaluated"""
+    unused: dict[str, int] = field(default_factory=dict)
+    """why → how many files beside one's own photos are not taken for photos"""
+    skipped: list[str] = field(default_factory=list)
+    """the photos that could not be read, and were not evaluated"""
 
 
 @dataclass(frozen=True)

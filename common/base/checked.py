@@ -12,7 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from common.base.errors import UserError
-from common.base.text import printable
+from common.base.text import in_utf8, printable
 
 PATH = "a path"
 PathText = Annotated[str, PATH]
@@ -26,6 +26,11 @@ class Checked:
         kind: Any = type(self)
         for name, hint in hints_of(kind).items():
             value = getattr(self, name)
+            for text in value if type(value) is tuple else [value]:
+                if isinstance(text, str) and in_utf8(text) != text:
+                    raise UserError(
+                        f"--{name} is {in_utf8(text)[:200]}: bytes that are no UTF-8, which no run's file can hold; rename it"
+                    )
             if not fits(value, hint):
                 raise UserError(f"--{name} is {printable(value, 200)}, but must be {in_words(hint)}")
 

@@ -4,6 +4,7 @@ A file may be a stranger's, so what comes back is what the dataclass says, or th
 """
 
 import math
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -117,8 +118,11 @@ def _depth(text: str, loader: Any) -> int:
 
 
 def as_json(record: Any) -> dict[str, Any]:
-    """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`)."""
-    return _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
+    """The dataclass as its file has it: fields by their names there, where these are others (pydantic's `alias`), and without those
+    whose metadata say `may_be_absent` and that have their default: one that came later changes no byte of a file without use for it."""
+    values = _adapter(cast(Any, type(record))).dump_python(record, by_alias=True, warnings="none")
+    absent = [p.name for p in fields(record) if p.metadata.get("may_be_absent") and values[p.name] == p.default]
+    return {name: value for name, value in values.items() if name not in absent}
 
 
 def write_record(path: Path, record: Any) -> None:

@@ -65,6 +65,11 @@ def printable(text: object, longest: int = 60) -> str:
     return without_orders(one_line(text, longest))
 
 
+def in_utf8(name: str) -> str:
+    """A file's name as text that any file can hold: its bytes that are no UTF-8, such as 0xff, as `\\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def without_orders(text: str) -> str:
     """`text` with a question mark for each character that a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in text)

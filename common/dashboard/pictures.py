@@ -48,7 +48,7 @@ def add_pictures(runs: list[dict[str, Any]], folders: dict[str, Path]) -> None:
 
 
 def illustrate(run: dict[str, Any], folder: RunFolder, budget: int) -> None:
-    problems, evaluated = run["problems"], folder.evaluated()
+    problems, evaluated = run["problems"], folder.evaluated(run["report"].split if run["report"] else "test")
 
     def part(file: Path, read: Callable[[Path], Any], missing: str | None = None) -> Any:
         return attempt(problems, named(file, folder), lambda: read(file), None, missing)

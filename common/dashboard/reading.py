@@ -149,7 +149,8 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
     rows = part(folder.metrics, lambda _: read_rows(folder), [])
     if not rows:
         problems.append(f"Nothing was logged yet: {folder.metrics.name} is missing or has no whole line.")
-    evaluated = folder.evaluated()
+    flags = split.evaluated if split else ()
+    evaluated = folder.evaluated(flags[-1] if flags else "test")
     unfinished = f"The evaluation did not end: {named(evaluated.report, folder)} is missing."
     report = part(evaluated.report, Report.load, None, unfinished if evaluated.path.is_dir() else None)
 
@@ -174,7 +175,9 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
     }
-    run["commands"] = next_commands(folder, run, tracking)
+    run["evaluate"] = folder.command("evaluate.py", "--checkpoint", folder.id, *flags)
+    run["visualize"] = folder.command("visualize.py", "--checkpoint", folder.id, *flags)
+    run["commands"] = next_commands(folder, run, tracking, flags)
     return run
 
 
@@ -330,15 +333,17 @@ def lineage_of(
     return [dict(zip(("kind", "title", "lines", "url"), step, strict=True)) for step in steps]
 
 
-def next_commands(folder: RunFolder, run: dict[str, Any], tracking: Tracking) -> list[dict[str, str]]:
-    """The commands a person may want next for this run, `{"why", "command"}`."""
+def next_commands(
+    folder: RunFolder, run: dict[str, Any], tracking: Tracking, flags: tuple[str, ...]
+) -> list[dict[str, str]]:
+    """The commands a person may want next for this run, `{"why", "command"}`. flags: of what there is to evaluate."""
     commands = []
     if run["status"] not in ("finished", "running") and folder.last.exists():
         commands.append(("Go on where it stopped", folder.command("train.py", "--resume", folder.id)))
     if run["report"] is None and folder.best.exists():
-        commands.append(("Measure it on the test set", run["evaluate"]))
+        commands.append((f"Measure it on the {flags[-1] if flags else 'test'} set", run["evaluate"]))
     if folder.best.exists():
-        errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors")
+        errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors", *flags)
         commands.append(("See its surest mistakes", errors))
     if any(job.mode == "offline" for job in tracking.runs):
         commands.append(

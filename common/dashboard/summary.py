@@ -57,7 +57,7 @@ def how_good(run: Run) -> str:
     metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
     mirrored = ", each seen with its mirror image (--tta flip)" if report.tta == "flip" else ""
     text = (
-        f"Right on {percent(metrics.get('test/accuracy'))} of {report.dataset.size} {report.split} images "
+        f"Right on {percent(metrics.get(f'{report.split}/accuracy'))} of {report.dataset.size} {report.split} images "
         f"(95 % interval {percent(low)} to {percent(high)}){mirrored}; guessing gives {percent(1 / classes)}."
     )
     if metrics.get("test/top5_accuracy") is not None and classes > 5:

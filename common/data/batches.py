@@ -49,7 +49,9 @@ def _affine(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    return math.ceil(images / batch_size)
+    """As few as hold all images; where they are an odd number in batches of two, one batch has three: BatchNorm can't train on one."""
+    steps = math.ceil(images / batch_size)
+    return min(steps, max(1, images // 2)) if batch_size == 2 else steps
 
 
 def cut_epoch(count: int, batch_size: int, seed: int | None = None, epoch: int = 0) -> tuple[Tensor, ...]:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from common.data.decode import release
+from common.data.photos import Photos
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 _DIGEST_CHUNK_BYTES = 64 << 20
 
 
@@ -31,6 +32,34 @@ class Dataset:
     """length K: class index → superclass index, None without superclasses"""
     flip: bool
     """may images be mirrored without changing their class (not so for digits)"""
+    photos: Photos | None = None
+    """the images' files, where they are one's own photos"""
+    validation_folder: str | None = None
+    """train of one's own photos: the folder whose images are the validation set; None where there is none"""
+    validation: range = range(0)
+    """the images from that folder, which come last"""
+    test_files: tuple[str, ...] | None = None
+    """train of one's own photos: what was drawn for the test set; () where there is none, None where it has a folder"""
+    remarks: tuple[str, ...] = ()
+    """what a person should know of how it came together, a line each"""
+
+    def said(self) -> list[str]:
+        """The remarks, and what is to be said of files that are not among the images, a line each."""
+        return [*self.remarks, *(self.photos.said() if self.photos else [])]
+
+    @property
+    def notes(self) -> str:
+        """The same, each in a line of its own behind a line break."""
+        return "".join(f"\n{line}" for line in self.said())
+
+    def train_alone(self) -> "Dataset":
+        """Without the images of the validation folder."""
+        if self.validation_folder is None:
+            return self
+        count = self.validation.start
+        photos = self.photos and self.photos.at(range(count))
+        alone = replace(self, images=self.images[:count], labels=self.labels[:count], photos=photos)
+        return replace(alone, validation_folder=None, validation=range(0), remarks=())
 
 
 def dataset_digest(dataset: Dataset) -> str:

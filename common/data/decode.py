@@ -1,9 +1,11 @@
 """Photos on disk → one uint8 array, decoded once, kept in a cache folder and reused while its sources stay the same.
 
 The cache is `FINETUNE_CACHE` or ~/.cache/resnext-finetuning. A file's name ends in a fingerprint of everything its
-content depends on (names, sizes and times of the sources, image size, version of the decoding), so a file of the right
+content depends on (names, sizes and times of the sources, image size, fit, version of the decoding), so a file of the right
 name is the right file: there is no index that could disagree with it, and two processes can't mislead each other. It is a
-.npy file with four bytes more, a CRC-32 of all before, which is compared whenever the file is opened: a damaged one is made anew.
+.npy file with more behind it: which photos could not be read and why, as JSON, the length of that, and a CRC-32 of all before,
+which is compared whenever the file is opened: a damaged one is made anew. The array has a row for every photo; those that could
+be read come first, and the rows that are left over are zero.
 
 Decoding runs in worker processes. Measured on two cores: photos of 1280x960 gain as much from threads, but with
 photos of 32x32, where the work is mostly Python's own, threads were 1.4 times slower than one and processes 1.6 times
@@ -16,6 +18,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import mmap
 import multiprocessing
 import os
@@ -27,98 +30,84 @@ import time
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.base.cores import usable_cores
-from common.base.errors import RunError, UserError
-from common.base.files import atomic_path, cache_folder
+from common.base.errors import LONGEST_MESSAGE, RunError, UserError
+from common.base.files import atomic_path, cache_folder, write_atomic
 from common.base.locks import locked
 from common.base.terminal import progress_bar
+from common.base.text import in_utf8, printable
+from common.data.photos import NAMED, Photos, stamp_of
+from common.data.pixels import Decoding, UnreadablePhoto, read_photo
 
 if TYPE_CHECKING:
     import torch
 
 
-DECODE_VERSION = 3  # raise it when `read_photo` would give other pixels, or the file lays them out in another way
+DECODE_VERSION = 4  # raise it when `read_photo` would give other pixels, or the file lays them out in another way
 IN_MEMORY_BYTES = 256 << 20  # a set below this is read into memory, a larger one is mapped
 _FILES_WORTH_WORKERS = 500  # fewer files are decoded before the workers have started
 _CHUNK_BYTES = 4 << 20  # decoded pixels a task hands back at once
-_CRC_BYTES = 4
+_LENGTH_BYTES = _CRC_BYTES = 4
+_LISTED = 20  # unreadable photos that a message names; more are in a file
 _ABANDONED_SECONDS = 3600  # a temporary file untouched for so long belongs to a process that was killed
 _mapped: weakref.WeakValueDictionary[int, np.memmap] = weakref.WeakValueDictionary()
-
-
-# --- one photo --------------------------------------------------------------------------------------------------------
-
-
-def read_photo(path: Path, image_size: int) -> np.ndarray:
-    """One photo as uint8 (3, image_size, image_size): upright by its EXIF tag, RGB, short side resized, centre cropped.
-
-    Errors: `UserError` naming the file when it is not a whole image.
-    """
-    try:
-        with Image.open(path) as image:
-            # JPEG decodes a large photo at a half, a quarter or an eighth; twice the size wanted keeps it sharp.
-            image.draft("RGB", (2 * image_size, 2 * image_size))
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-            square = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BILINEAR)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image of a known format; replace or remove the file") from error
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} can't be read as an image ({reason}); replace or remove the file") from error
-    return np.array(square).transpose(2, 0, 1)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8 rather than scale
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "P":  # its colours may have an alpha, which Pillow warns of unless it is asked for
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 # --- the cached set ---------------------------------------------------------------------------------------------------
 
 
 def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Tensor:
-    """The photos `names`, paths relative to `folder`, as uint8 (N, 3, image_size, image_size), channels_last, in the order
-    given.
+    """The photos `names`, paths relative to `folder`, as uint8 (N, 3, image_size, image_size), in the order given, all of them.
+    As `load`."""
+    return load(Photos(Path(folder), list(names)), Decoding(image_size))[0]
+
+
+def load(photos: Photos, how: Decoding) -> tuple[torch.Tensor, Photos]:
+    """The photos as uint8 (N, 3, image_size, image_size), channels_last, in their order; and those that are among the images, which
+    are not all when what can't be read is skipped.
 
     Decoded when the cache has no file for these very sources. A set of `IN_MEMORY_BYTES` and more comes back as a
     private mapping of the file: writing to it changes neither the file nor anyone else's view.
 
-    Errors: `UserError` naming the unreadable photo, or `FINETUNE_CACHE` when the cache can't be written; `RunError` when the
-    system killed a worker.
+    Errors: `UserError` naming all unreadable photos, a class of which nothing is left, photos that change meanwhile, or
+    `FINETUNE_CACHE` when the cache can't be written; `RunError` when the system killed a worker.
     """
-    folder = Path(folder).resolve()
-    shape = (len(names), image_size, image_size, 3)
-    stem = f"{folder.parent.name}-{folder.name}-{image_size}px"
-    key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[-60:]}-{_digest(os.fsencode(folder), image_size)}"
+    folder, names, size = photos.folder.resolve(), photos.names, how.image_size
+    photos = replace(photos, folder=folder, stamps=[stamp_of(folder / name) for name in names])
+    shape = (len(names), size, size, 3)
+    stem = f"{folder.parent.name}-{folder.name}-{size}px"
+    place = _digest(os.fsencode(folder), size, *([how.fit.encode()] if how.fit != "crop" else []))
+    key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[-60:]}-{place}"
     cache = cache_folder() / "photos"
-    path = cache / f"{key}-{_fingerprint(folder, names, image_size)}.npy"
-    images = _open(path, shape)
-    if images is None:
+    path = cache / f"{key}-{_fingerprint(photos, how)}.npy"
+    opened = _open(path, shape)
+    if opened is None:
         # Of several processes that need the same set, one decodes it, and the others wait and then find it.
         with _explained(cache, shape), locked(cache_folder() / "locks" / f"{key}.lock"):
-            images = _open(path, shape)
-            if images is None:
+            opened = _open(path, shape)
+            if opened is None:
                 if path.exists():
                     print(f"{path} is damaged: the photos are decoded anew", file=sys.stderr)
                 with atomic_path(path) as temporary:
-                    _decode(folder, names, image_size, temporary)
+                    unreadable = _decode(photos, how, temporary)
+                    _check_unchanged(photos)
+                    _check_readable(photos, unreadable, how, key)  # a set that is refused leaves nothing
                 _remove_outdated(path, key)
-                images = _open(path, shape)
-        if images is None:
+                opened = _open(path, shape)
+        if opened is None:
             raise UserError(f"{path} vanished while it was read; set FINETUNE_CACHE to a folder that is left alone")
-    return _as_tensor(images)
+    images, unreadable = opened
+    _check_readable(photos, unreadable, how, key)
+    return _as_tensor(images)[: len(names) - len(unreadable)], _without(photos, unreadable)
 
 
 def mapped_file(images: torch.Tensor) -> tuple[Path, int] | None:
@@ -148,30 +137,89 @@ def _digest(*parts: bytes | int) -> str:
     ).hexdigest()[:12]
 
 
-def _fingerprint(folder: Path, names: Sequence[str], image_size: int) -> str:
-    """Changes with any source's name, order, size or modification time, the image size and the decoding."""
-    digest = hashlib.sha256(f"{DECODE_VERSION} {image_size} {len(names)}\n".encode())
-    for name in names:
-        try:
-            stat = os.stat(folder / name)
-        except OSError as error:
-            raise UserError(
-                f"{folder / name} can't be read as an image ({error.strerror}); replace or remove it"
-            ) from error
-        digest.update(b"%b\0%d %d\n" % (os.fsencode(name), stat.st_size, stat.st_mtime_ns))
+def _fingerprint(photos: Photos, how: Decoding) -> str:
+    """Changes with any source's name, order, size or times, the image size, the fit and the decoding."""
+    digest = hashlib.sha256(f"{DECODE_VERSION} {how.image_size} {how.fit} {len(photos.names)}\n".encode())
+    for name, stamp in zip(photos.names, photos.stamps, strict=True):
+        digest.update(b"%b\0%d %d %d\n" % (os.fsencode(name), *stamp))
     return digest.hexdigest()[:24]
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached array, in memory or mapped by its size; None when there is none, or a damaged one."""
+def _check_unchanged(photos: Photos) -> None:
+    """Errors: `UserError` when photos are no longer what they were before they were decoded: a part would be older, a part newer."""
+    if changed := photos.changed():
+        raise UserError(
+            f"{len(changed)} of the photos in {photos.folder} changed while they were decoded, among them "
+            f"{printable(in_utf8(changed[0]), 200)}; begin again once nothing writes to them"
+        )
+
+
+def _check_readable(photos: Photos, unreadable: Mapping[int, str], how: Decoding, key: str) -> None:
+    """Errors: `UserError` that names all that can't be read, or a class of which nothing else is left."""
+    every = photos.unreadable | {photos.names[place]: reason for place, reason in unreadable.items()}
+    if every and how.unreadable == "stop":
+        raise UserError(_refusal(photos.folder, every, key))
+    left = set(_without(photos, unreadable).labels)
+    for name, label in zip(photos.names, photos.labels, strict=False):
+        if label not in left:
+            raise UserError(f"no photo in {(photos.folder / name).parent} can be read; add some, or remove it")
+
+
+def _refusal(folder: Path, unreadable: Mapping[str, str], key: str) -> str:
+    """The message about what can't be read; many are listed in a file."""
+    mend = "replace or remove {0}, or go on without {0}: --unreadable skip"
+    if len(unreadable) == 1:
+        ((name, reason),) = unreadable.items()
+        return f"{in_utf8(str(folder / name))} {reason}; {mend.format('it')}"
+    lines = [f"{in_utf8(name)} {reason}" for name, reason in unreadable.items()]
+    shown = f"{len(lines)} photos in {folder} can't be read: "
+    message = f"{shown}{'; '.join(lines)}; {mend.format('them')}"
+    if len(lines) <= _LISTED and len(message) < LONGEST_MESSAGE:
+        return message
+    file = cache_folder() / "unreadable" / f"{key}.txt"
+    try:
+        write_atomic(file, "".join(f"{in_utf8(str(folder / n))}\t{why}\n" for n, why in unreadable.items()))
+    except OSError:
+        where = f"{len(lines) - NAMED} more"
+    else:
+        where = f"all are listed in {file}"
+    some = "; ".join(printable(line, 300) for line in lines[:NAMED])
+    return f"{shown}{some}; … {where}; {mend.format('them')}"
+
+
+def _without(photos: Photos, unreadable: Mapping[int, str]) -> Photos:
+    """Those that are left."""
+    left = [place for place in range(len(photos.names)) if place not in unreadable]
+    return replace(
+        photos,
+        names=[photos.names[place] for place in left],
+        labels=[photos.labels[place] for place in left] if photos.labels else [],
+        stamps=[photos.stamps[place] for place in left],
+        unreadable=photos.unreadable | {photos.names[place]: reason for place, reason in unreadable.items()},
+    )
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]] | None:
+    """The cached array, in memory or mapped by its size, and the positions of the photos that could not be read, with why; None when
+    there is none, or a damaged one."""
     try:
         if not _is_whole(path):
             return None
         in_memory = np.prod(shape, dtype=np.int64) < IN_MEMORY_BYTES
         images = np.load(path, mmap_mode=None if in_memory else "c", allow_pickle=False)
+        unreadable = _unreadable_of(path)
     except (OSError, ValueError, EOFError):
         return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+    return (images, unreadable) if images.shape == shape and images.dtype == np.uint8 else None
+
+
+def _unreadable_of(path: Path) -> dict[int, str]:
+    """What stands behind the array. Errors: `OSError`, `ValueError`."""
+    with open(path, "rb") as file:
+        file.seek(-_LENGTH_BYTES - _CRC_BYTES, os.SEEK_END)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        file.seek(-_LENGTH_BYTES - length, os.SEEK_CUR)
+        return {int(place): str(reason) for place, reason in json.loads(file.read(length)).items()}
 
 
 def _is_whole(path: Path) -> bool:
@@ -226,26 +274,43 @@ def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
 # --- decoding, in worker processes ------------------------------------------------------------------------------------
 
 
-def _decode(folder: Path, names: Sequence[str], image_size: int, target: Path) -> None:
-    """Writes the decoded photos to `target` as a .npy file, a chunk at a time, so that memory stays bounded."""
-    image_bytes = 3 * image_size**2
+def _decode(photos: Photos, how: Decoding, target: Path) -> dict[int, str]:
+    """Writes the decoded photos to `target`, a chunk at a time, so that memory stays bounded → the positions of those that can't be
+    read, with why."""
+    names, size = photos.names, how.image_size
+    image_bytes = 3 * size**2
     per_task = max(1, min(64, _CHUNK_BYTES // image_bytes))
-    tasks = [[folder / name for name in names[start : start + per_task]] for start in range(0, len(names), per_task)]
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), image_size, image_size, 3)}
+    starts = range(0, len(names), per_task)
+    tasks = [[photos.folder / name for name in names[start : start + per_task]] for start in starts]
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), size, size, 3)}
+    unreadable: dict[int, str] = {}
     with (
         open(target, "wb") as file,
-        progress_bar(total=len(names), desc=f"decoding {folder.name}", unit=" photos") as bar,
+        progress_bar(total=len(names), desc=f"decoding {photos.folder.name}", unit=" photos") as bar,
     ):
+        crc = 0
+
+        def write(data: bytes | memoryview) -> None:
+            nonlocal crc
+            file.write(data)
+            crc = zlib.crc32(data, crc)
+
         start = io.BytesIO()
         np.lib.format.write_array_header_2_0(start, header)
-        file.write(start.getvalue())
-        crc = zlib.crc32(start.getvalue())
-        _reserve(file.fileno(), file.tell() + len(names) * image_bytes + _CRC_BYTES)
-        for photos in _decoded(tasks, image_size, _workers(len(names))):
-            file.write(photos.data)
-            crc = zlib.crc32(photos.data, crc)
-            bar.update(len(photos))
+        write(start.getvalue())
+        _reserve(file.fileno(), file.tell() + len(names) * image_bytes)
+        for first, task, (images, reasons) in zip(
+            starts, tasks, _decoded(tasks, how, _workers(len(names))), strict=True
+        ):
+            write(images.data)
+            unreadable |= {first + place: reason for place, reason in reasons.items()}
+            bar.update(len(task))
+        for _ in unreadable:
+            write(bytes(image_bytes))
+        behind = json.dumps(unreadable).encode()
+        write(behind + len(behind).to_bytes(_LENGTH_BYTES, "little"))
         file.write(crc.to_bytes(_CRC_BYTES, "little"))
+    return unreadable
 
 
 def _reserve(file: int, count: int) -> None:
@@ -262,22 +327,29 @@ def _workers(files: int) -> int:
     return usable_cores() if files >= _FILES_WORTH_WORKERS else 1
 
 
-def _read_photos(paths: list[Path], image_size: int) -> np.ndarray:
-    """uint8 (n, image_size, image_size, 3)."""
-    return np.stack([read_photo(path, image_size).transpose(1, 2, 0) for path in paths])
+def _read_photos(paths: list[Path], how: Decoding) -> tuple[np.ndarray, dict[int, str]]:
+    """The photos that can be read, uint8 (n, image_size, image_size, 3), and the positions of the others, with why."""
+    images, unreadable = [], {}
+    for place, path in enumerate(paths):
+        try:
+            images.append(read_photo(path, how.image_size, how.fit).transpose(1, 2, 0))
+        except UnreadablePhoto as error:
+            unreadable[place] = printable(error.reason, 300)
+    size = how.image_size
+    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), unreadable
 
 
-def _decoded(tasks: list[list[Path]], image_size: int, workers: int) -> Iterator[np.ndarray]:
-    """The tasks' photos in order; at most a few tasks are ahead of the reader."""
+def _decoded(tasks: list[list[Path]], how: Decoding, workers: int) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    """What `_read_photos` gives of the tasks, in order; at most a few tasks are ahead of the reader."""
     if workers == 1:
-        yield from (_read_photos(task, image_size) for task in tasks)
+        yield from (_read_photos(task, how) for task in tasks)
         return
     # spawn: a fork would copy the threads' locks of whatever the parent has imported.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        pending: deque[Future[np.ndarray]] = deque()
+        pending: deque[Future[tuple[np.ndarray, dict[int, str]]]] = deque()
         for task in tasks:
-            pending.append(pool.submit(_read_photos, task, image_size))
+            pending.append(pool.submit(_read_photos, task, how))
             if len(pending) == 4 * workers:
                 yield pending.popleft().result()
         while pending:

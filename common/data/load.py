@@ -1,7 +1,7 @@
 """A dataset by its name.
 
 `cifar100` and `cifar10` come through torchvision into `data_dir`, `digits` is part of scikit-learn, `folder` is one's
-own photos in `data_dir/train/<class>/` and `data_dir/test/<class>/`. CONTRIBUTING.md says how to add one.
+own photos in `data_dir`, whose layout `common/data/folder.py` finds out. CONTRIBUTING.md says how to add one.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,16 @@ from common.base.home import expanded
 from common.data.cifar import load_cifar
 from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
-from common.data.folder import load_folder
+from common.data.folder import NOTHING, Known, find_layout, load_folder
+from common.data.pixels import Decoding, Fit, Unreadable
 
-# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and the size to decode photos at.
-LOADERS: dict[str, Callable[[Path | None, Split, int], Dataset]] = {
+# What gives a dataset by its name: from the folder --data_dir, if one was given, a split, and how to decode photos. Photos also take what
+# is known of them.
+LOADERS: dict[str, Callable[..., Dataset]] = {
     "cifar100": lambda folder, split, _: load_cifar("cifar100", folder or Path("data"), split),
     "cifar10": lambda folder, split, _: load_cifar("cifar10", folder or Path("data"), split),
     "digits": lambda _, split, __: load_digits(split),
-    "folder": lambda folder, split, image_size: load_folder(folder, split, image_size),
+    "folder": load_folder,
 }
 
 UNPACKED = {
@@ -33,8 +35,24 @@ def is_there(name: str, data_dir: str) -> bool:
     return name not in UNPACKED or Path(expanded(data_dir, "--data_dir"), UNPACKED[name]).is_dir()
 
 
-def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int) -> Dataset:
+def has_part(name: str, data_dir: str | None, part: Split) -> bool:
+    """Whether the dataset has it as a part of its own. Only photos may lack a test set, or have a validation set."""
+    if name != "folder" or data_dir is None:
+        return part != "validation"
+    return find_layout(Path(expanded(data_dir, "--data_dir"))).has(part)
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | None,
+    split: Split,
+    image_size: int,
+    fit: Fit = "crop",
+    unreadable: Unreadable = "stop",
+    known: Known = NOTHING,
+) -> Dataset:
     """Loads one split. `image_size`, in pixels, is what `folder` decodes its photos at; the others have a size of their own.
+    `fit` and `unreadable` are about photos, too: `Decoding`; and so is what is `known` of them from a run.
 
     `data_dir` None means ./data for CIFAR and is an error for `folder`; `digits` needs none.
 
@@ -42,4 +60,6 @@ def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int)
     """
     if name not in LOADERS:
         raise UserError(f"--dataset is {name!r}: allowed are {', '.join(LOADERS)}")
-    return LOADERS[name](None if data_dir is None else Path(expanded(data_dir, "--data_dir")), split, image_size)
+    folder = None if data_dir is None else Path(expanded(data_dir, "--data_dir"))
+    of_photos = [known] if name == "folder" else []
+    return LOADERS[name](folder, split, Decoding(image_size, fit, unreadable), *of_photos)

@@ -98,6 +98,11 @@ class RunFolder:
         """Errors: `UserError` naming the file, also when there is none."""
         return read_record(self.split, Split)
 
+    def evaluate_command(self, *words: str) -> str:
+        """evaluate.py on what there is to evaluate. words: the checkpoint, where it is not this run's. Errors: as `read_split`."""
+        evaluated = self.read_split().evaluated if self.split.exists() else ()
+        return self.command("evaluate.py", "--checkpoint", *(words or [self.id]), *evaluated)
+
     def read_tracking(self) -> Tracking:
         """As `common.runs.told`."""
         return read_tracking(self.tracking)

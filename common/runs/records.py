@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Len
 
@@ -31,6 +31,21 @@ class Split:
     """images that are trained on"""
     validation: list[Annotated[int, Ge(0)]]
     """indices of the others"""
+    validation_folder: str | None = field(default=None, metadata={"may_be_absent": True})
+    """photos: the folder that is the validation set, whose images come last; None: they were drawn from train"""
+    test_files: tuple[str, ...] | None = field(default=None, metadata={"may_be_absent": True})
+    """photos: those that were drawn for the test set, relative to data_dir; () where there is none, None where the data has its own"""
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """What evaluate.py is told to evaluate: nothing where there is a test set, else the validation images if there are any."""
+        return ("--split", "validation") if self.test_files == () and self.validation else ()
+
+    @property
+    def advice(self) -> list[str]:
+        """A line where there is nothing to evaluate yet."""
+        nothing = self.test_files == () and not self.validation
+        return [f"there is neither a test set nor a validation set: add {self.data_dir}/test/<class>/ first"] * nothing
 
     def validation_of(self, images: int, source: Path) -> list[int]:
         """`validation`, which are some of so many images. Errors: `UserError` naming `source` when they are not."""
@@ -53,6 +68,9 @@ class Metadata:
     data_dir: str | None = None
     """where the run's own images lie"""
     image_size: Annotated[int, Interval(ge=16, le=1024)]
+    fit: Literal["crop", "pad"] = "crop"
+    """how photos became squares, as `unreadable` is what happened to those that can't be read: the flags of train.py"""
+    unreadable: Literal["stop", "skip"] = "stop"
     run_id: str
     """the name of a folder"""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
@@ -112,6 +130,10 @@ class Summary:
     validation_size: int | None = None
     classes: int | None = None
     """how many"""
+    unused: dict[str, int] | None = None
+    """why → how many files beside one's own photos are not taken for photos"""
+    skipped: list[str] | None = None
+    """the photos of train that could not be read, and are not among its images"""
     processes: int | None = None
     version: str | None = None
     """of the code: its commit"""

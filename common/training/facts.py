@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torchvision.models import ResNet
 from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
+from common.base.text import in_utf8, printable
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
+from common.data.photos import Photos
 from common.model.build import describe
 from common.runs.folder import RunFolder
 from common.runs.records import Split
@@ -35,13 +38,16 @@ def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     }
 
 
-def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor) -> Split:
-    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is."""
+def split_record(config: TrainConfig, data: Dataset, validation_part: Tensor, digest: str | None = None) -> Split:
+    """Which images are validated on, and of which data: what split.json holds and the dataset artifact is. digest: of `data`, where it
+    is known."""
     return Split(
         **data_facts(config, data),
-        digest=dataset_digest(data),
+        digest=digest or dataset_digest(data),
         train_size=len(data.labels) - len(validation_part),
         validation=validation_part.tolist(),
+        validation_folder=data.validation_folder,
+        test_files=data.test_files,
     )
 
 
@@ -65,6 +71,7 @@ def run_facts(
         "classes": len(data.classes),
         "processes": processes.world,
         "version": code_version(),
+        **({"unused": data.photos.counts(), "skipped": data.photos.skipped()} if data.photos else {}),
     }
 
 
@@ -74,6 +81,8 @@ def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> d
         **data_facts(config, data),
         "model": config.model.model,
         "image_size": config.images.image_size,
+        "fit": config.images.fit,
+        "unreadable": config.data.unreadable,
         "mean": MEAN,
         "std": STD,
         "finetune": config.model.finetune,
@@ -103,9 +112,21 @@ def description(run: Run) -> str:
             f"(finetune {config.model.finetune})",
             f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
             f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
+            *(f"note     {note}" for note in run.notes),
             f"run      {run.folder.path}",
         ]
     )
+
+
+def say_what_changed(photos: Photos | None) -> None:
+    """That photos are no longer those that the run has learned from, which are in memory or in the cache."""
+    if photos and (changed := photos.changed()):
+        print(
+            f"note     {len(changed)} photos in {photos.folder} changed or vanished while the run trained, among them "
+            f"{printable(in_utf8(changed[0]), 200)}: it has learned from them as they were when it began, and --resume and the "
+            "validation part of an evaluation need them so",
+            file=sys.stderr,
+        )
 
 
 def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: int) -> list[str]:
@@ -118,4 +139,4 @@ def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: in
     lines.append(f"everything is in {folder.path}")
     if stopped:
         return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]
-    return [*lines, f"next: {folder.command('evaluate.py', '--checkpoint', folder.id)}"]
+    return [*lines, *folder.read_split().advice, f"next: {folder.evaluate_command()}"]

@@ -15,20 +15,21 @@ from common.base.files import disk_errors
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.base.text import one_line
-from common.config import TrainConfig, as_dict
+from common.config import PRESETS, TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import Batches
-from common.data.dataset import Dataset
+from common.data.dataset import Dataset, dataset_digest
+from common.data.folder import NOTHING, Known
 from common.data.load import load_dataset
-from common.data.split import split_indices
+from common.data.split import split_train
 from common.model.build import build_model, set_trainable
 from common.model.device import on_device
 from common.model.weights import checked, load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
-from common.runs.records import best_in_summary
+from common.runs.records import Split, best_in_summary
 from common.tracking.run import start
-from common.training.facts import description, ending, run_facts, split_record, weights_metadata
+from common.training.facts import description, ending, run_facts, say_what_changed, split_record, weights_metadata
 from common.training.log import Log, saved_rows
 from common.training.run import Run
 from common.training.state import TrainState
@@ -71,12 +72,11 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
     amp = choose_amp(config.compute.amp, device, config.images.progressive_from or config.images.image_size)
     folder = processes.agree(lambda: run_folder(config))
     with processes.main_first():
-        data = load_dataset(config.data.dataset, config.place.data_dir, "train", config.images.image_size)
-        train_part, validation_part = split_indices(data.labels, config.data.validation_fraction, config.compute.seed)
-        check_batch_size(config.images.batch_size, len(train_part), processes)
-        split = split_record(config, data, validation_part)
-        if config.run.resume:
-            check_same_data(folder, split.digest)
+        recorded = folder.read_split() if config.run.resume else None
+        data = load_data(config, recorded)
+        train_part, validation_part = split_data(config, data, recorded, folder)
+        shrunk = check_batch_size(config, len(train_part), processes)
+        split = split_record(config, data, validation_part, recorded.digest if recorded else None)
         # A resumed run's weights are in its last.pt.
         weights = "none" if config.run.resume else config.model.weights
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
@@ -96,6 +96,8 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         facts=run_facts(config, data, split, model, amp, device, processes),
         split=split,
         about=weights_metadata(config, data, folder),
+        photos=data.photos,
+        notes=(*data.said(), *shrunk),
     )
 
 
@@ -107,18 +109,46 @@ def run_folder(config: TrainConfig) -> RunFolder:
     return find_run(place.runs_dir, place.resume, "--resume")
 
 
-def check_batch_size(batch_size: int, images: int, processes: Processes) -> None:
-    """BatchNorm needs two images a process. Errors: `UserError`."""
-    if not 2 * processes.world <= batch_size <= images:
-        raise UserError(
-            f"--batch_size is {batch_size}, but must be from {2 * processes.world} to the number of training images, {images}"
-        )
+def load_data(config: TrainConfig, recorded: Split | None) -> Dataset:
+    """What is trained and validated on. recorded: of a run to go on with, which used a validation folder or, begun by an earlier
+    version, may not have."""
+    known = Known(test_files=recorded.test_files) if recorded else NOTHING
+    images, place, unreadable = config.images, config.place.data_dir, config.data.unreadable
+    data = load_dataset(config.data.dataset, place, "train", images.image_size, images.fit, unreadable, known)
+    return data.train_alone() if recorded and recorded.validation_folder is None else data
+
+
+def split_data(config: TrainConfig, data: Dataset, recorded: Split | None, folder: RunFolder) -> tuple[Tensor, Tensor]:
+    """Indices of what is trained on and of what is validated on: as recorded, of a run to go on with. Errors: `UserError` when that was
+    trained on other data."""
+    if recorded is None:
+        return split_train(data, config.data.validation_fraction, config.compute.seed)
+    check_same_data(folder, dataset_digest(data))
+    count = len(data.labels)
+    validation = torch.tensor(sorted(recorded.validation_of(count, folder.split)), dtype=torch.int64)
+    train = torch.ones(count, dtype=torch.bool).index_fill(0, validation, False).nonzero().flatten()
+    return train, validation
 
 
 def check_same_data(folder: RunFolder, digest: str) -> None:
     """Errors: `UserError` when a run to go on with was trained on other data."""
     if folder.read_split().digest != digest:
         raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
+
+
+def check_batch_size(config: TrainConfig, images: int, processes: Processes) -> list[str]:
+    """BatchNorm needs two images a process. A preset's batch shrinks to a small set → a note that says so. Errors: `UserError`."""
+    batch_size, least = config.images.batch_size, 2 * processes.world
+    if images < least:
+        raise UserError(f"{images} training images are too few: {least} are needed at least; add images")
+    is_default = batch_size == PRESETS[config.start.preset].images.batch_size
+    if not least <= batch_size or (batch_size > images and not is_default):
+        raise UserError(
+            f"--batch_size is {batch_size}, but must be from {least} to the number of training images, {images}"
+        )
+    return [f"--batch_size {batch_size} shrinks to the {images} training images: a step takes all"] * (
+        batch_size > images
+    )
 
 
 def training_batches(
@@ -325,4 +355,5 @@ def end(run: Run) -> None:
         folder.summary
     ):  # last: a run that was killed before this has not ended, and --resume does it again
         folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
+    say_what_changed(run.photos)
     print("\n".join([*ending(folder, state, seconds, run.exit_status), *tracked.hint()]), flush=True)

@@ -13,7 +13,7 @@ from common.base.signals import interruptible
 from common.base.text import command_line, mean_and_sd
 from common.config import TrainConfig
 from common.runs.find import is_run
-from common.runs.folder import RunFolder, command, new_run_id, plan_run, run_state
+from common.runs.folder import RunFolder, new_run_id, plan_run, run_state
 from common.runs.groups import differing, groups, in_words, recipe_settings
 
 Planned = tuple[RunFolder, TrainConfig]
@@ -101,4 +101,4 @@ def ending(runs: list[RunFolder], group: str) -> list[str]:
     lines = [f"{folder.id}  best validation accuracy {value:.4f}" for folder, value in zip(runs, known, strict=False)]
     if known:
         lines.append(f"best validation accuracy {mean_and_sd(known)} (mean ± sd of {len(known)} seeds)")
-    return [*lines, f"next: {command(runs[0].path.parent, 'evaluate.py', '--checkpoint', group)}"]
+    return [*lines, *runs[0].read_split().advice, f"next: {runs[0].evaluate_command(group)}"]

@@ -23,6 +23,7 @@ from common.base.processes import Processes
 from common.config import SoupSettings, TrainConfig, as_dict
 from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
+from common.data.folder import Known
 from common.data.load import load_dataset
 from common.model.build import set_trainable
 from common.model.device import on_device
@@ -101,7 +102,10 @@ def open_soup(settings: SoupSettings) -> "Soup":
     require_empty(folder)
     first, config = members[0], members[0].config
     place, size = settings.data_dir or config.place.data_dir, config.images.image_size
-    data = load_dataset(config.data.dataset, place, "train", size)
+    known = Known(test_files=first.split.test_files)
+    data = load_dataset(config.data.dataset, place, "train", size, config.images.fit, config.data.unreadable, known)
+    if first.split.validation_folder is None:
+        data = data.train_alone()
     if dataset_digest(data) != first.split.digest:
         raise UserError(f"the training images are not those of run {first.id}: give their folder with --data_dir")
     model = on_device(network_for(checked(first.about, first.folder.best), first.folder.best), device)
@@ -145,7 +149,7 @@ class Soup:
     def description(self) -> str:
         """What is printed before."""
         images, device = len(self.validation.indices), device_name(self.device)
-        return f"{len(self.members)} runs, {images} validation images of {self.data.name}, on {device}"
+        return f"{len(self.members)} runs, {images} validation images of {self.data.name}, on {device}{self.data.notes}"
 
     @property
     def accuracy(self) -> float:
@@ -265,16 +269,15 @@ class Soup:
         """What is printed at the end: whether it helped, where it is, what to do next."""
         best = self.taken[0]
         if not self.helped:
-            evaluate = best.folder.command("evaluate.py", "--checkpoint", best.id)
             return [
                 f"no other run helps: {best.id} is the best by itself, and nothing was written",
-                f"next: {evaluate}",
+                f"next: {best.folder.evaluate_command()}",
             ]
         count = f"{len(self.taken)} of {len(self.members)} runs"
         return [
             f"the mean of {count} has validation accuracy {self.accuracy:.4f}; {best.id} alone has {self.best:.4f}",
             f"everything is in {self.folder.path}",
-            f"next: {self.folder.command('evaluate.py', '--checkpoint', self.folder.id)}",
+            f"next: {self.folder.evaluate_command()}",
         ]
 
 

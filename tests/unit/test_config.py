@@ -20,6 +20,7 @@ from common.config import (
     PRESETS,
     SETS_APART,
     EvaluateConfig,
+    SoupSettings,
     TrainConfig,
     VisualizeConfig,
     as_dict,
@@ -28,7 +29,7 @@ from common.runs.folder import RunFolder, create_run, load_config
 
 # A valid value for each field, unlike its default.
 VALUES = {
-    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "image_size": 96,
+    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "unreadable": "skip", "image_size": 96, "fit": "pad",
     "batch_size": 12, "augment": "basic", "mixup_alpha": 0.5, "cutmix_alpha": 0.7, "model": "resnet50",
     "weights": "other.pth", "finetune": "partial", "head_epochs": 2, "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
     "lr": 3e-05, "backbone_lr_scale": 0.1, "layer_decay": 0.75, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
@@ -209,6 +210,24 @@ def test_a_value_of_another_kind_is_refused_from_a_runs_config_as_from_the_comma
     folder.config.write_text(yaml.safe_dump({**saved, name: list(value) if isinstance(value, tuple) else value}))
     with pytest.raises(UserError, match=rf"config.yaml .*(--{name} is .+, but must be|a whole number is too large)"):
         load_config(folder)
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig, SoupSettings])
+def test_text_that_is_no_utf8_is_refused_by_its_flag(cls, capsys):
+    """As bytes of a command line come to Python; no file of a run could hold them."""
+    words = {
+        "data_dir": "ph\udce9tos",
+        "runs_dir": "r\udcff",
+        "run_id": "\udce9",
+        "tags": ("fine", "\udce9"),
+        "images": ("a\udce9.jpg",),
+    }
+    known = as_dict(cls())
+    for name, text in words.items():
+        if name in known:
+            with pytest.raises(UserError, match=rf"^--{name} is .*\\udc.* no UTF-8") as refused:
+                cls.of(**{name: text}) if cls is TrainConfig else cls(**{name: text})
+            str(refused.value).encode()
 
 
 def test_a_setting_that_is_none_is_refused_by_name(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.peers.__main__ import alike, done, main, summary_table
 from benchmarks.peers.runs import PeersConfig, Run, check, split_folder, version
 from common.base.errors import UserError
-from common.data.folder import load_folder
+from common.data.load import load_dataset
 from common.data.split import split_indices
 
 
@@ -88,7 +88,7 @@ def test_the_command_goes_on_where_it_stopped(config, monkeypatch, capsys):
 
 def test_the_peers_train_and_validate_on_the_images_that_ours_does(config):
     folder = split_folder(config, seed=1)
-    data = load_folder(Path(config.data_dir), "train", 16)
+    data = load_dataset("folder", config.data_dir, "train", 16)
     for part, indices in zip(("train", "validation"), split_indices(data.labels, 0.4, seed=1), strict=True):
         for label, name in enumerate(data.classes):
             pixels = [np.asarray(Image.open(file)) for file in sorted((folder / part / name).iterdir())]

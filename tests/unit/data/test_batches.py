@@ -100,7 +100,10 @@ def test_a_resumed_epoch_goes_on_with_the_batches_it_would_have_had(augment):
 def test_batches_are_equal_to_within_one_image():
     for count, size in itertools.product((1, 31, 32, 33, 50), (2, 8, 32)):
         sizes = [len(part) for part in cut_epoch(count, size, 0)]
-        assert sum(sizes) == count and max(sizes) <= size and max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == count and max(sizes) - min(sizes) <= 1
+        odd = size == 2 and count % 2 == 1 and count > 1  # then one has three: BatchNorm can't train on one image
+        assert max(sizes) == 3 if odd else max(sizes) <= size
+        assert min(sizes) >= 2 or count == 1
         assert sizes == [batch_images(count, size, step) for step in range(len(sizes))]
     assert cut_epoch(0, 8, 0) == ()
 

@@ -39,9 +39,9 @@ def decoded(monkeypatch) -> list[str]:
     """Names of the photos that were decoded in this process, in order."""
     names = []
 
-    def counting(path: Path, image_size: int) -> np.ndarray:
+    def counting(path: Path, image_size: int, fit: str) -> np.ndarray:
         names.append(path.name)
-        return read_photo(path, image_size)
+        return read_photo(path, image_size, fit)
 
     monkeypatch.setattr(common.data.decode, "read_photo", counting)
     return names
@@ -123,6 +123,9 @@ def test_any_colour_mode_becomes_the_rgb_that_it_shows(name, tmp_path):
     image.save(tmp_path / name, **({"transparency": bytes(range(256))} if "alpha" in name else {}))
     grey = mode in ("1", "L", "LA", "I;16")
     shown = picture().convert("1" if mode == "1" else "L" if grey else "RGB").convert("RGB")
+    if "alpha" in name:  # its colour 0 is transparent, 255 opaque: it is shown on white
+        colours, alpha = np.asarray(image.convert("RGB"), np.float64), np.asarray(image)[..., None] / 255
+        shown = Image.fromarray((colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
     expected = pixels(ImageOps.fit(shown, (16, 16), Image.Resampling.BILINEAR))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -288,10 +291,10 @@ def test_who_needs_a_set_that_another_decodes_waits_for_it(tmp_path, decoded, ca
     names = make_photos(tmp_path / "train")
     begun, counting = threading.Event(), common.data.decode.read_photo
 
-    def slow(path: Path, image_size: int) -> np.ndarray:
+    def slow(path: Path, image_size: int, fit: str) -> np.ndarray:
         begun.set()
         time.sleep(0.05)
-        return counting(path, image_size)
+        return counting(path, image_size, fit)
 
     monkeypatch.setattr(common.data.decode, "read_photo", slow)
     with ThreadPoolExecutor(3) as pool:
