@@ -123,6 +123,13 @@ class Calibration:
     note: str = ""
     """what the temperature was fitted on, or why there is none"""
 
+    @property
+    def improved(self) -> bool:
+        """Whether the temperature makes the confidence more trustworthy, on images that it was not fitted on."""
+        if self.ece_after is None or self.nll_after is None:
+            return False
+        return self.ece_after < self.ece and self.nll_after <= self.nll
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -104,7 +104,7 @@ def confidence(report: Report) -> str:
     if after is not None and temperature is not None:
         text += (
             f" Dividing its logits by {temperature:.2f} (fitted on validation) brings that to {percent(after)}."
-            if after < ece
+            if calibration.improved
             else f" A temperature fitted on validation ({temperature:.2f}) does not improve it."
         )
     return text
