@@ -26,7 +26,9 @@ from common.analysis.report import (
 IMAGES_PER_PAIR = 12  # kept of each confused pair, most confident first
 IMAGES_OF_PAIRS = 1500  # kept of all confused pairs together
 LONGEST_LIST = 200  # entries of any other list
-FEWEST_FOR_TEMPERATURE = 100  # images: from fewer, a temperature differs by a tenth and more from one sample to the next
+FEWEST_FOR_TEMPERATURE = (
+    100  # images: from fewer, a temperature differs by a tenth and more from one sample to the next
+)
 
 
 def analyse(
@@ -132,7 +134,9 @@ def calibrate(predictions: Predictions, validation: Predictions | None, note: st
     if validation is None:
         return Calibration(**before, note=note)
     if (count := len(validation.labels)) < FEWEST_FOR_TEMPERATURE:
-        few = f"no temperature: {count} validation images are too few to fit one on, which takes {FEWEST_FOR_TEMPERATURE}"
+        few = (
+            f"no temperature: {count} validation images are too few to fit one on, which takes {FEWEST_FOR_TEMPERATURE}"
+        )
         return Calibration(**before, note=few)
     temperature = metrics.fit_temperature(validation.logits, validation.labels)
     after = _reliability(predictions.logits / temperature, predictions.labels)

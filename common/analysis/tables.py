@@ -20,6 +20,9 @@ def tables(report: Report) -> dict[str, Table]:
         "calibration_after": [as_json(row) for row in report.calibration.bins_after or []],
         "label_issues": _named(report.label_issues, report.classes, "given", "suggested"),
         "overlapping_classes": _named(report.overlapping_classes, report.classes, "a", "b"),
+        "duplicates": _named(
+            report.duplicates.pairs if report.duplicates else [], report.classes, "label", "seen_label"
+        ),
         "comparison": [as_json(report.comparison)] if report.comparison else [],
     }
     return {name: _table(some) for name, some in rows.items() if some}
