@@ -52,12 +52,14 @@ class Start(Group):
 
 @dataclass(frozen=True)
 class Data(Group):
-    """What is learned, and what share of train is validation."""
+    """What is learned, what share of train is validation, and which labels are put right."""
 
     dataset: DATASETS = "cifar100"
     """`folder` reads your own photos from data_dir/train/<class>/ and data_dir/test/<class>/."""
     validation_fraction: Share = 0.1
     """Share of train kept for validation, the same share of every class. 0, as in the lab: none, the last epoch is the best."""
+    label_fixes: PathText | None = None
+    """A CSV that puts labels of train right: evaluate.py's label_issues.csv with its column `fix` filled in, by a class or by `drop`."""
 
 
 @dataclass(frozen=True)

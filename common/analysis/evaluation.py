@@ -9,7 +9,7 @@ from common.analysis import figures
 from common.analysis.analyse import compare
 from common.analysis.predictions import Predictions
 from common.analysis.report import Analysis, Calibration, Checkpoint, Duplicates, Evaluated, Report
-from common.analysis.tables import tables
+from common.analysis.tables import issues_csv, tables
 from common.analysis.text import as_text
 from common.base import drawing
 from common.base.files import disk_errors, write_atomic
@@ -92,7 +92,12 @@ def _save(
     images = data.images.numpy()
     # An old report.json would speak of files that are written anew: it goes first, and the new one comes last. What else lies there
     # is not ours.
-    for stale in (folder.report, folder.thumbnails, *(folder.path / f"{name}.png" for name in figures.NAMES)):
+    for stale in (
+        folder.report,
+        folder.thumbnails,
+        folder.label_issues,
+        *(folder.path / f"{name}.png" for name in figures.NAMES),
+    ):
         stale.unlink(missing_ok=True)
     predictions.save(folder.predictions)
     write_atomic(folder.text, as_text(report, predictions) + "\n")
@@ -100,6 +105,8 @@ def _save(
     files = {name: f"{name}.png" for name in drawn}
     for name, figure in drawn.items():
         drawing.save(figure, folder.path / files[name])
+    if report.label_issues:
+        write_atomic(folder.label_issues, issues_csv(report, data.names))
     thumbnails = figures.save_thumbnails(report.confused, images, folder.thumbnails)
     listed = tables(report)
     for key, (columns, rows) in listed.items():

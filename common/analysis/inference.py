@@ -12,6 +12,7 @@ from common.base.device import memory_errors
 from common.base.errors import UserError
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
+from common.data.fixes import recorded_fixes
 from common.data.folder import Known
 from common.data.load import has_part, is_there, load_dataset
 from common.data.split import split_train
@@ -51,7 +52,10 @@ def load_part(loaded: Loaded, split: str, dataset: str | None, data_dir: str | N
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
             "give the --dataset and --data_dir it was trained on"
         )
-    return data, _validation_indices(loaded, data) if source == "train" else torch.arange(len(data.labels))
+    if source != "train":
+        return data, torch.arange(len(data.labels))
+    indices, fixes = _validation_indices(loaded, data), recorded_fixes(loaded.folder.label_fixes, data)
+    return fixes.applied(data), fixes.kept(indices)
 
 
 def _validation_indices(loaded: Loaded, data: Dataset) -> Tensor:
@@ -137,7 +141,8 @@ def _seen_in(loaded: Loaded, dataset: str, data_dir: str | None) -> Seen:
         raise UserError(f"the training images are not those of run {folder.id} any more")
     validation = torch.tensor(recorded.validation_of(len(data.labels), folder.split), dtype=torch.int64)
     train = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, validation, False).nonzero().flatten()
-    return Seen(data, {"train": train, "validation": validation})
+    fixes = recorded_fixes(folder.label_fixes, data)
+    return Seen(fixes.applied(data), {"train": fixes.kept(train), "validation": fixes.kept(validation)})
 
 
 def predict_images(

@@ -48,6 +48,9 @@ def headline(report: Report) -> str:
     if report.duplicates:
         lines += _of_duplicates(report.duplicates)
     lines.append(f"calibration error    {numbers['ece']:.4f}   {_of_temperature(calibration)}")
+    if report.label_issues:
+        train = "" if report.split == "test" else "; fill in its column fix, and train with --label_fixes"
+        lines.append(f"labels in doubt      {len(report.label_issues)}, in label_issues.csv{train}")
     if report.tta == "flip":
         lines.append("--tta flip           the logits are means of those of an image and of its mirror image")
     if report.comparison:

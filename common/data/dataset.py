@@ -37,6 +37,8 @@ class Dataset:
     """the images from that folder, which come last"""
     test_files: tuple[str, ...] | None = None
     """train of one's own photos: what was drawn for the test set; () where there is none, None where it has a folder"""
+    names: tuple[str, ...] | None = None
+    """one's own photos: their files, relative to data_dir"""
     notes: tuple[str, ...] = ()
     """what a person should know of how it came together, a line each"""
 
@@ -45,8 +47,9 @@ class Dataset:
         if self.validation_folder is None:
             return self
         count = self.validation.start
-        images, labels = self.images[:count], self.labels[:count]
-        return replace(self, images=images, labels=labels, validation_folder=None, validation=range(0), notes=())
+        images, labels, names = self.images[:count], self.labels[:count], self.names and self.names[:count]
+        whole = replace(self, validation_folder=None, validation=range(0), notes=())
+        return replace(whole, images=images, labels=labels, names=names)
 
 
 def dataset_digest(dataset: Dataset) -> str:

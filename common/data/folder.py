@@ -132,9 +132,10 @@ class Photos:
     def load(self, image_size: int) -> torch.Tensor:
         return load_photos(self.folder, self.names, image_size)
 
-    def dataset(self, images: torch.Tensor, classes: Sequence[str], notes: Sequence[str] = ()) -> Dataset:
+    def dataset(self, root: Path, images: torch.Tensor, classes: Sequence[str], notes: Sequence[str] = ()) -> Dataset:
         labels = torch.tensor(self.labels, dtype=torch.int64)
-        return Dataset("folder", images, labels, tuple(classes), None, None, flip=True, notes=tuple(notes))
+        names = tuple(_key((self.folder / name).relative_to(root).as_posix()) for name in self.names)
+        return Dataset("folder", images, labels, tuple(classes), None, None, flip=True, names=names, notes=tuple(notes))
 
 
 def load_folder(root: Path | None, split: Split, image_size: int, known: Known = NOTHING) -> Dataset:
@@ -155,7 +156,7 @@ def load_folder(root: Path | None, split: Split, image_size: int, known: Known =
     notes = [_lacking(layout.folder(split), classes)]
     if split == "test" and known.test_files:
         notes.append(f"{root} has a folder for test now: it is evaluated, and not what was drawn when the run began")
-    return photos.dataset(photos.load(image_size), classes, list(filter(None, notes)))
+    return photos.dataset(root, photos.load(image_size), classes, list(filter(None, notes)))
 
 
 def _train(layout: Layout, image_size: int, known: Known) -> Dataset:
@@ -174,13 +175,15 @@ def _train(layout: Layout, image_size: int, known: Known) -> Dataset:
         )
     test_files = None if layout.has("test") else ()
     if not layout.has("validation"):
-        return replace(train.dataset(train.load(image_size), classes, list(filter(None, notes))), test_files=test_files)
+        return replace(
+            train.dataset(root, train.load(image_size), classes, list(filter(None, notes))), test_files=test_files
+        )
     validation = find_photos(layout.folder("validation"), classes, folder)
     notes.append(f"{validation.folder} is the validation set: --validation_fraction is not used")
     names = [f"{part.folder.name}/{name}" for part in (train, validation) for name in part.names]
     both = Photos(root, names, train.labels + validation.labels)  # one file in the cache
     return replace(
-        both.dataset(both.load(image_size), classes, list(filter(None, notes))),
+        both.dataset(root, both.load(image_size), classes, list(filter(None, notes))),
         validation_folder=validation.folder.name,
         validation=range(len(train.names), len(names)),
         test_files=test_files,
@@ -199,17 +202,17 @@ def _of_one_folder(root: Path, split: Split, image_size: int, known: Known) -> D
     if split == "train":
         note = f"{len(test)} of the {len(keys)} photos in {root} are its test set, as split.json records; the others are train"
         files = tuple(key for key in keys if key in drawn)
-        return replace(photos.at(rest).dataset(images[: len(rest)], classes, [note]), test_files=files)
+        return replace(photos.at(rest).dataset(root, images[: len(rest)], classes, [note]), test_files=files)
     if not test:
         note = f"all {len(keys)} photos in {root} are evaluated: none of them was set apart when the run began"
-        return photos.dataset(images, classes, [note])
+        return photos.dataset(root, images, classes, [note])
     if missing := sorted(drawn - set(keys)):
         raise UserError(f"{root} lacks {len(missing)} of the run's {len(drawn)} test photos, such as {missing[0]}")
     notes = []
     if known.train_size is not None and len(rest) > known.train_size:
         added = len(rest) - known.train_size
         notes.append(f"{added} photos came to {root} since the run began: they are not in its test set")
-    return photos.at(test).dataset(images[len(rest) :], classes, notes)
+    return photos.at(test).dataset(root, images[len(rest) :], classes, notes)
 
 
 def _draw_test(photos: Photos) -> list[str]:
