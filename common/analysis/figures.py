@@ -292,8 +292,8 @@ def _of_duplicates(report: Report, found: Duplicates, images: NDArray, seen: NDA
     tiles = [
         Tile(
             _beside(pair, images, seen),
-            f"{report.split} {pair.index}: {shortened(classes[pair.label])}\n"
-            f"{pair.part} {pair.seen}: {shortened(classes[pair.seen_label])}\n"
+            f"{pair.file or f'{report.split} {pair.index}'}: {shortened(classes[pair.label])}\n"
+            f"{pair.seen_file or f'{pair.part} {pair.seen}'}: {shortened(classes[pair.seen_label])}\n"
             + ("every pixel is equal" if pair.exact else f"similarity {pair.similarity:.3f}")
             + (", mirrored" if pair.mirrored else "")
             + (", ANOTHER LABEL" if pair.label != pair.seen_label else ""),

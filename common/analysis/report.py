@@ -147,6 +147,9 @@ class DuplicatePair:
     """correlation of their thumbnails, at most 1"""
     label: Label
     seen_label: Label
+    file: str | None = None
+    """one's own photos: the image, relative to data_dir"""
+    seen_file: str | None = None
 
 
 @dataclass(frozen=True)
