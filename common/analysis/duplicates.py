@@ -166,5 +166,5 @@ def _pair(
     mirrored: bool = False,
 ) -> DuplicatePair:
     labels = int(data.labels[index]), int(seen.labels[other])
-    files = data.names and data.names[index], seen.names and seen.names[other]
+    files = [some.names[i] if some.names else None for some, i in ((data, index), (seen, other))]
     return DuplicatePair(index, other, part, exact, mirrored, round(similarity, 4), *labels, *files)

@@ -39,7 +39,7 @@ def describe_run(run: Run) -> list[dict[str, str]]:
             ("Is its confidence to be trusted?", confidence(report)),
         ]
         if report.duplicates:
-            answers.append(("Had it seen these images in training?", seen_before(report, report.duplicates)))
+            answers.append(("Had it seen these images in training?", seen_before(report.duplicates)))
         if report.comparison:
             answers.append((f"Is it better than {report.comparison.other}?", compared(report.comparison)))
     return [{"question": question, "answer": answer} for question, answer in answers]
@@ -71,7 +71,7 @@ def how_good(run: Run) -> str:
     return text
 
 
-def seen_before(report: Report, found: Duplicates) -> str:
+def seen_before(found: Duplicates) -> str:
     if found.note:
         return f"Not known: {found.note}"
     nearly = "" if found.near is None else " or nearly"
