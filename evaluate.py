@@ -38,9 +38,8 @@ def evaluate(config: EvaluateConfig) -> None:
     """One checkpoint: its files, its W&B run, and what is printed of it."""
     from common.analysis.analyse import analyse, calibrate
     from common.analysis.evaluation import make_report, save_files
-    from common.analysis.inference import load_part, predict_images, predict_validation, predictions_of
+    from common.analysis.inference import duplicates_of, load_part, predict_images, predict_validation, predictions_of
     from common.base.device import choose_amp, choose_device, device_name
-    from common.base.files import disk_errors
     from common.model.load import load_model
     from common.runs.folder import check_results
     from common.tracking.about import downloader, tracked
@@ -61,9 +60,10 @@ def evaluate(config: EvaluateConfig) -> None:
         predictions = predict_images(loaded, data, indices, *how, config.split)
         analysis = analyse(predictions, data.classes, data.superclasses, data.superclass_of, config.split)
         calibration = calibrate(predictions, *predict_validation(loaded, *which, *how))
-        report = make_report(loaded, data, config.data_dir, predictions, analysis, calibration, other, run.id, run.url)
-        with disk_errors(folder.path):
-            report = save_files(report, predictions, data.images.numpy(), folder, run.log_table)
+        duplicates, seen = duplicates_of(predictions, loaded, data, *which, device)
+        parts = (predictions, analysis, calibration, duplicates, other)
+        report = make_report(loaded, data, config.data_dir, *parts, run.id, run.url)
+        report = save_files(report, predictions, data, seen, folder, run.log_table)
         log(run, report, predictions, folder)
 
     print(f"\n{folder.text.read_text(encoding='utf-8')}")

@@ -54,7 +54,7 @@ class Start(Group):
 
 @dataclass(frozen=True)
 class Data(Group):
-    """What is learned, what share of train is validation, and what becomes of photos that can't be read."""
+    """What is learned, what share of train is validation, what becomes of photos that can't be read, and which labels are put right."""
 
     dataset: DATASETS = "cifar100"
     """`folder` reads your own photos from data_dir: from train/<class>/, val/<class>/ and test/<class>/, of which the last two may be
@@ -64,6 +64,8 @@ class Data(Group):
     where photos have a val folder."""
     unreadable: UNREADABLE = "stop"
     """Photos that can't be read: `stop` = name all of them and begin nothing; `skip` = go on without them, and keep their names."""
+    label_fixes: PathText | None = None
+    """A CSV that puts labels of train right: evaluate.py's label_issues.csv with its column `fix` filled in, by a class or by `drop`."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ from common.analysis.report import (
 IMAGES_PER_PAIR = 12  # kept of each confused pair, most confident first
 IMAGES_OF_PAIRS = 1500  # kept of all confused pairs together
 LONGEST_LIST = 200  # entries of any other list
+FEWEST_FOR_TEMPERATURE = (
+    100  # images: from fewer, a temperature differs by a tenth and more from one sample to the next
+)
 
 
 def analyse(
@@ -43,10 +46,11 @@ def analyse(
     low, high = metrics.wilson_interval(correct, total)
     scores = {
         f"{split}/accuracy": correct / total,
-        f"{split}/top5_accuracy": metrics.top_k_accuracy(predictions.logits, labels, 5),
         f"{split}/macro_f1": metrics.macro_f1(confusion),
         f"{split}/ece": metrics.expected_calibration_error(metrics.reliability_bins(probabilities, labels)),
     }
+    if len(classes) > 5:  # of five classes or fewer it is always 1
+        scores[f"{split}/top5_accuracy"] = metrics.top_k_accuracy(predictions.logits, labels, 5)
     grouped = inside = across = None
     if superclasses is not None and superclass_of is not None:
         grouped = metrics.grouped_confusion(confusion, superclass_of, len(superclasses))
@@ -111,24 +115,29 @@ def _confused_symmetric(confusion: NDArray) -> list[SymmetricPair]:
 
 
 def _label_issues(predictions: Predictions, probabilities: NDArray) -> list[LabelIssue]:
-    _, confident = metrics.confident_joint(predictions.labels, probabilities)
     return [
         LabelIssue(
             index=int(predictions.indices[i]),
             given=int(predictions.labels[i]),
-            suggested=int(confident[i]),
+            suggested=int(predictions.predicted[i]),
             given_probability=float(probabilities[i, predictions.labels[i]]),
-            suggested_probability=float(probabilities[i, confident[i]]),
+            suggested_probability=float(probabilities[i].max()),
         )
         for i in metrics.label_issues(predictions.labels, probabilities)[:LONGEST_LIST]
     ]
 
 
 def calibrate(predictions: Predictions, validation: Predictions | None, note: str) -> Calibration:
-    """Reliability before and after the temperature that suits `validation` best; `note` says what it was fitted on."""
+    """Reliability before and after the temperature that suits `validation` best; `note` says what it was fitted on. Of too few images
+    none is fitted."""
     before = _reliability(predictions.logits, predictions.labels)
     if validation is None:
         return Calibration(**before, note=note)
+    if (count := len(validation.labels)) < FEWEST_FOR_TEMPERATURE:
+        few = (
+            f"no temperature: {count} validation images are too few to fit one on, which takes {FEWEST_FOR_TEMPERATURE}"
+        )
+        return Calibration(**before, note=few)
     temperature = metrics.fit_temperature(validation.logits, validation.labels)
     after = _reliability(predictions.logits / temperature, predictions.labels)
     return Calibration(

@@ -5,16 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import NDArray
-
 from common.analysis import figures
 from common.analysis.analyse import compare
 from common.analysis.predictions import Predictions
-from common.analysis.report import Analysis, Calibration, Checkpoint, Evaluated, Report
-from common.analysis.tables import tables
+from common.analysis.report import Analysis, Calibration, Checkpoint, Duplicates, Evaluated, Report
+from common.analysis.tables import issues_csv, tables
 from common.analysis.text import as_text
 from common.base import drawing
-from common.base.files import write_atomic
+from common.base.files import disk_errors, write_atomic
 from common.data.dataset import Dataset, dataset_digest
 from common.model.load import Loaded
 from common.runs.folder import EvaluationFolder
@@ -29,6 +27,7 @@ def make_report(
     predictions: Predictions,
     analysis: Analysis,
     calibration: Calibration,
+    duplicates: Duplicates,
     other: tuple[Predictions, str, str] | None,
     job_id: str,
     wandb_url: str | None,
@@ -40,7 +39,8 @@ def make_report(
     """
     about = loaded.metadata
     return Report(
-        **vars(analysis),
+        **{**vars(analysis), "metrics": analysis.metrics | _metrics_of(duplicates, analysis.split)},
+        duplicates=duplicates,
         calibration=calibration,
         comparison=compare(predictions, *other) if other else None,
         run_id=about.run_id,
@@ -67,24 +67,60 @@ def evaluated(data: Dataset, data_dir: str | None, predictions: Predictions) -> 
     )
 
 
+def _metrics_of(duplicates: Duplicates, split: str) -> dict[str, float]:
+    """For W&B, where they were looked for."""
+    if duplicates.note or duplicates.accuracy_without is None:
+        return {}
+    near = {} if duplicates.near is None else {f"{split}/near_duplicates": duplicates.near}
+    return {
+        f"{split}/honest_accuracy": duplicates.accuracy_without,
+        f"{split}/exact_duplicates": duplicates.exact,
+        **near,
+    }
+
+
 def save_files(
-    report: Report, predictions: Predictions, images: NDArray, folder: EvaluationFolder, log_table: LogTable
+    report: Report,
+    predictions: Predictions,
+    data: Dataset,
+    seen: Dataset | None,
+    folder: EvaluationFolder,
+    log_table: LogTable,
 ) -> Report:
     """Writes all files → the report, which now names what lies beside it.
 
-    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into; log_table: keeps a table by its key, columns
-    and rows.
+    data, seen: what the report's indices point into, and those of its duplicates; log_table: keeps a table by its key, columns and rows.
     """
+    with disk_errors(folder.path):
+        return _save(report, predictions, data, seen, folder, log_table)
+
+
+def _save(
+    report: Report,
+    predictions: Predictions,
+    data: Dataset,
+    seen: Dataset | None,
+    folder: EvaluationFolder,
+    log_table: LogTable,
+) -> Report:
+    images = data.images.numpy()
     # An old report.json would speak of files that are written anew: it goes first, and the new one comes last. What else lies there
     # is not ours.
-    for stale in (folder.report, folder.thumbnails, *(folder.path / f"{name}.png" for name in figures.NAMES)):
+    for stale in (
+        folder.report,
+        folder.thumbnails,
+        folder.label_issues,
+        *(folder.path / f"{name}.png" for name in figures.NAMES),
+    ):
         stale.unlink(missing_ok=True)
     predictions.save(folder.predictions)
     write_atomic(folder.text, as_text(report, predictions) + "\n")
-    drawn = figures.of_report(report, images)
+    drawn = figures.of_report(report, images, None if seen is None else seen.images.numpy())
     files = {name: f"{name}.png" for name in drawn}
     for name, figure in drawn.items():
         drawing.save(figure, folder.path / files[name])
+    if report.label_issues:
+        write_atomic(folder.label_issues, issues_csv(report, data.names))
     thumbnails = figures.save_thumbnails(report.confused, images, folder.thumbnails)
     listed = tables(report)
     for key, (columns, rows) in listed.items():

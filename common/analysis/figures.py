@@ -19,11 +19,20 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.analysis.report import Calibration, Comparison, ConfusedPair, LabelIssue, Report, Thumbnails
+from common.analysis.report import (
+    Calibration,
+    Comparison,
+    ConfusedPair,
+    DuplicatePair,
+    Duplicates,
+    LabelIssue,
+    Report,
+    Thumbnails,
+)
 from common.base.drawing import BLUE, ORANGE, POINTS_PER_INCH, drawable, own_style, plain, shortened, wrapped
 from common.base.files import atomic_path
 
-PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE = 10, 32, 12
+PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE, DUPLICATES_DRAWN = 10, 32, 12, 32
 
 
 # --- matrices ---------------------------------------------------------------------------------------------------------
@@ -226,14 +235,14 @@ def overlay(image: NDArray, heat: NDArray) -> NDArray:
 # --- an evaluation ----------------------------------------------------------------------------------------------------
 
 
-NAMES = ("confusion", "reliability", "superclasses", "confused", "label_issues", "comparison")
+NAMES = ("confusion", "reliability", "superclasses", "confused", "label_issues", "duplicates", "comparison")
 
 
 @own_style()
-def of_report(report: Report, images: NDArray) -> dict[str, Figure]:
+def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> dict[str, Figure]:
     """All figures of an evaluation by their `NAMES`, without those that would be empty.
 
-    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into.
+    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into; seen: those of train, for the duplicates.
     """
     classes, superclasses = report.classes, report.superclasses
     figures = {
@@ -246,6 +255,8 @@ def of_report(report: Report, images: NDArray) -> dict[str, Figure]:
         figures["confused"] = _of_confused(report.confused[:PAIRS_DRAWN], classes, images)
     if report.label_issues:
         figures["label_issues"] = _of_label_issues(report.label_issues[:ISSUES_DRAWN], classes, images)
+    if report.duplicates and report.duplicates.pairs and seen is not None:
+        figures["duplicates"] = _of_duplicates(report, report.duplicates, images, seen)
     if report.comparison and (report.comparison.only_this_images or report.comparison.only_other_images):
         figures["comparison"] = _of_comparison(report.comparison, images)
     return figures
@@ -273,6 +284,38 @@ def _of_label_issues(issues: Sequence[LabelIssue], classes: Sequence[str], image
         for issue in issues
     ]
     return grid(tiles, "Labels that may be wrong, the most doubtful first", columns=8)
+
+
+def _of_duplicates(report: Report, found: Duplicates, images: NDArray, seen: NDArray) -> Figure:
+    """Pairs side by side, from the surest to the least sure."""
+    classes = report.classes
+    tiles = [
+        Tile(
+            _beside(pair, images, seen),
+            f"{pair.file or f'{report.split} {pair.index}'}: {shortened(classes[pair.label])}\n"
+            f"{pair.seen_file or f'{pair.part} {pair.seen}'}: {shortened(classes[pair.seen_label])}\n"
+            + ("every pixel is equal" if pair.exact else f"similarity {pair.similarity:.3f}")
+            + (", mirrored" if pair.mirrored else "")
+            + (", ANOTHER LABEL" if pair.label != pair.seen_label else ""),
+        )
+        for pair in _spread(found.pairs, DUPLICATES_DRAWN)
+    ]
+    title = f"{report.split} images (left) that the training had seen (right): {found.count}, from the surest to the least sure"
+    return grid(tiles, title, columns=4)
+
+
+def _beside(pair: DuplicatePair, images: NDArray, seen: NDArray) -> NDArray:
+    """uint8 (3, H, 2 W + W / 16): both images of a pair, uint8 (N, 3, H, W) each, with a white gap between them."""
+    first, second = images[pair.index], seen[pair.seen]
+    gap = np.full((*first.shape[:2], max(1, first.shape[2] // 16)), 255, dtype=np.uint8)
+    return np.concatenate([first, gap, second], axis=2)
+
+
+def _spread(pairs: Sequence[DuplicatePair], count: int) -> list[DuplicatePair]:
+    """So many of them, from the surest to the least sure: the doubtful ones are what one must look at."""
+    if len(pairs) <= count:
+        return list(pairs)
+    return [pairs[round(i * (len(pairs) - 1) / (count - 1))] for i in range(count)]
 
 
 def _of_comparison(comparison: Comparison, images: NDArray) -> Figure:

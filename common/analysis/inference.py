@@ -1,14 +1,18 @@
 """A checkpoint and data → `Predictions`."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from common.analysis.duplicates import Seen, find_duplicates
 from common.analysis.predictions import Predictions, comparable
-from common.analysis.report import Report
+from common.analysis.report import Duplicates, Report
 from common.base.device import memory_errors
 from common.base.errors import UserError
 from common.data.batches import Batches
 from common.data.dataset import Dataset, Split, dataset_digest
+from common.data.fixes import recorded_fixes
 from common.data.folder import Known
 from common.data.load import has_part, is_there, load_dataset
 from common.data.pixels import Unreadable
@@ -51,7 +55,8 @@ def load_part(
     if source != "train":
         return data, torch.arange(len(data.labels))
     data = data.train_alone()
-    return data, _validation_indices(loaded, data, recorded)
+    indices, fixes = _validation_indices(loaded, data, recorded), recorded_fixes(loaded.folder.label_fixes, data)
+    return fixes.applied(data), fixes.kept(indices)
 
 
 def _validation_indices(loaded: Loaded, data: Dataset, recorded: Recorded | None) -> Tensor:
@@ -86,6 +91,61 @@ def _instead(loaded: Loaded, dataset: str, data_dir: str | None, recorded: Recor
 
 def _some(classes: list[str] | tuple[str, ...]) -> str:
     return f"{len(classes)} classes ({', '.join(classes[:3])}, …)"
+
+
+def duplicates_of(
+    predictions: Predictions,
+    loaded: Loaded,
+    data: Dataset,
+    split: str,
+    dataset: str | None,
+    data_dir: str | None,
+    unreadable: Unreadable | None,
+    device: torch.device,
+) -> tuple[Duplicates, Dataset | None]:
+    """Which of the predicted images, of `data`, the run had seen, and train, which they point into; None where it is not to be had."""
+    seen = load_seen(loaded, split, dataset, data_dir, unreadable)
+    return find_duplicates(predictions, data, seen, device), seen.data
+
+
+def load_seen(
+    loaded: Loaded, split: str, dataset: str | None, data_dir: str | None, unreadable: Unreadable | None = None
+) -> Seen:
+    """What the run was trained on and, where its test set is evaluated, validated on: from where the evaluated images are, or else from
+    where its own were."""
+    for place in dict.fromkeys([(dataset or loaded.metadata.dataset, data_dir), (loaded.metadata.dataset, None)]):
+        try:
+            seen = _seen_in(loaded, *place, unreadable)
+        except UserError as error:
+            why = str(error)
+        else:
+            return seen if split == "test" else replace(seen, parts={"train": seen.parts["train"]})
+    return Seen(None, why=why)
+
+
+def _seen_in(loaded: Loaded, dataset: str, data_dir: str | None, unreadable: Unreadable | None) -> Seen:
+    """Errors: `UserError` when train is not there, or is not what the run was trained on."""
+    about, folder = loaded.metadata, loaded.folder
+    if dataset == about.dataset and data_dir is None and about.data_dir is not None:
+        data_dir = about.data_dir
+    if not is_there(dataset, data_dir or "data"):
+        raise UserError(f"there is no {dataset} in {data_dir or 'data'}")
+    recorded = folder.read_split() if folder.split.exists() else None
+    unreadable, known = unreadable or about.unreadable, known_of(loaded, recorded)
+    data = load_dataset(dataset, data_dir, "train", about.image_size, about.fit, unreadable, known)
+    if recorded and recorded.validation_folder is None:
+        data = data.train_alone()
+    if list(data.classes) != about.classes:
+        raise UserError("the training images have other classes than the run")
+    if recorded is None:
+        train, validation = split_train(data, about.validation_fraction, about.seed)
+        return Seen(data, {"train": train, "validation": validation})
+    if recorded.digest != dataset_digest(data):
+        raise UserError(f"the training images are not those of run {folder.id} any more")
+    validation = torch.tensor(recorded.validation_of(len(data.labels), folder.split), dtype=torch.int64)
+    train = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, validation, False).nonzero().flatten()
+    fixes = recorded_fixes(folder.label_fixes, data)
+    return Seen(fixes.applied(data), {"train": fixes.kept(train), "validation": fixes.kept(validation)})
 
 
 def predict_images(

@@ -123,6 +123,58 @@ class Calibration:
     note: str = ""
     """what the temperature was fitted on, or why there is none"""
 
+    @property
+    def improved(self) -> bool:
+        """Whether the temperature makes the confidence more trustworthy, on images that it was not fitted on."""
+        if self.ece_after is None or self.nll_after is None:
+            return False
+        return self.ece_after < self.ece and self.nll_after <= self.nll
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """An evaluated image, and one that the training had seen."""
+
+    index: Count
+    seen: Count
+    """index in train"""
+    part: str
+    """of train: `train`, or `validation`, by which the best epoch was chosen"""
+    exact: bool
+    """every pixel is equal"""
+    mirrored: bool
+    similarity: float
+    """correlation of their thumbnails, at most 1"""
+    label: Label
+    seen_label: Label
+    file: str | None = None
+    """one's own photos: the image, relative to data_dir"""
+    seen_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Evaluated images that the training had seen, too."""
+
+    note: str = ""
+    """why they were not looked for; empty when they were"""
+    exact: Count = 0
+    near: Count | None = None
+    """None: not looked for"""
+    other_label: Count = 0
+    """pairs whose labels differ"""
+    accuracy_without: float | None = None
+    """honest accuracy: of all other images; None where there are none"""
+    accuracy_without_low: float | None = None
+    accuracy_without_high: float | None = None
+    accuracy_on_them: float | None = None
+    pairs: list[DuplicatePair] = field(default_factory=list)
+    """the surest first"""
+
+    @property
+    def count(self) -> int:
+        return self.exact + (self.near or 0)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -250,6 +302,8 @@ class Report(Analysis):
     checkpoint: Checkpoint
     dataset: Evaluated
     calibration: Calibration
+    duplicates: Duplicates | None = None
+    """None in files of earlier versions"""
     comparison: Comparison | None = None
     thumbnails: Thumbnails | None = None
     figures: dict[str, str] = field(default_factory=dict)
@@ -258,6 +312,9 @@ class Report(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        pairs = self.duplicates.pairs if self.duplicates else []
+        labels = (label for pair in pairs for label in (pair.label, pair.seen_label))
+        _check_labels("duplicates", labels, len(self.classes))
         for name in (*self.figures.values(), *([self.thumbnails.file] if self.thumbnails else [])):
             if Path(name).name != name or name in ("", ".."):
                 raise ValueError("a figure's file must lie beside the report")

@@ -1,5 +1,8 @@
 """A report's lists as tables, for W&B and for the run folder."""
 
+import csv
+import io
+from collections.abc import Sequence
 from typing import Any
 
 from common.analysis.report import Report
@@ -20,9 +23,26 @@ def tables(report: Report) -> dict[str, Table]:
         "calibration_after": [as_json(row) for row in report.calibration.bins_after or []],
         "label_issues": _named(report.label_issues, report.classes, "given", "suggested"),
         "overlapping_classes": _named(report.overlapping_classes, report.classes, "a", "b"),
+        "duplicates": _named(
+            report.duplicates.pairs if report.duplicates else [], report.classes, "label", "seen_label"
+        ),
         "comparison": [as_json(report.comparison)] if report.comparison else [],
     }
     return {name: _table(some) for name, some in rows.items() if some}
+
+
+def issues_csv(report: Report, names: Sequence[str] | None) -> str:
+    """The doubtful labels for a person to fill in the column `fix`, as `--label_fixes` takes it. names: the images' files, where they have
+    any; else they are called by their indices."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "split", "label", "label_probability", "suggested", "suggested_probability", "fix"])
+    for issue in report.label_issues:
+        image = names[issue.index] if names else issue.index
+        label, suggested = report.classes[issue.given], report.classes[issue.suggested]
+        numbers = f"{issue.given_probability:.4f}", f"{issue.suggested_probability:.4f}"
+        writer.writerow([image, report.split, label, numbers[0], suggested, numbers[1], ""])
+    return text.getvalue()
 
 
 def _named(pairs: list[Any], names: list[str], *labels: str) -> list[Row]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from common.analysis.predictions import Predictions
-from common.analysis.report import Comparison, Report
+from common.analysis.report import Calibration, Comparison, Duplicates, Report
 
 PAIRS_SHOWN = 10
 
@@ -37,7 +37,7 @@ def headline(report: Report) -> str:
     lines = [
         f"accuracy             {numbers['accuracy']:.4f}   95 % interval {low:.4f} to {high:.4f}; "
         f"{errors.total} of {total} images wrong",
-        f"top-5 accuracy       {numbers['top5_accuracy']:.4f}",
+        *([f"top-5 accuracy       {numbers['top5_accuracy']:.4f}"] if len(report.classes) > 5 else []),
         f"macro F1             {numbers['macro_f1']:.4f}",
     ]
     if report.superclasses:
@@ -45,17 +45,44 @@ def headline(report: Report) -> str:
             f"superclass accuracy  {numbers['superclass_accuracy']:.4f}   {errors.inside_superclass} errors stay "
             f"inside the superclass, {errors.across_superclasses} leave it"
         )
-    better = (
-        f"{calibration.ece_after:.4f} with temperature {calibration.temperature:.2f}, "
-        if calibration.temperature
-        else ""
-    )
-    lines.append(f"calibration error    {numbers['ece']:.4f}   {better}{calibration.note}")
+    if report.duplicates:
+        lines += _of_duplicates(report.duplicates)
+    lines.append(f"calibration error    {numbers['ece']:.4f}   {_of_temperature(calibration)}")
+    if report.label_issues:
+        train = "" if report.split == "test" else "; fill in its column fix, and train with --label_fixes"
+        lines.append(f"labels in doubt      {len(report.label_issues)}, in label_issues.csv{train}")
     if report.tta == "flip":
         lines.append("--tta flip           the logits are means of those of an image and of its mirror image")
     if report.comparison:
         lines.append(_comparison_line(report.comparison, report.tta))
     return "\n".join(lines)
+
+
+def _of_duplicates(found: Duplicates) -> list[str]:
+    """The accuracy without the images that the training had seen, or why it is not known."""
+    if found.note:
+        return [f"honest accuracy      not known: {found.note}"]
+    if not found.count:
+        nearly = "" if found.near is None else ", and none nearly"
+        return [f"honest accuracy      the same: none of the images is in train or validation{nearly}"]
+    how = [f"{found.exact} pixel by pixel"] + ([] if found.near is None else [f"{found.near} nearly"])
+    without, on_them = found.accuracy_without, found.accuracy_on_them
+    lines = [
+        f"honest accuracy      {'none' if without is None else f'{without:.4f}'}   without {found.count} images that are in train or "
+        f"validation as well, {' and '.join(how)}; on those it is {on_them:.4f}"
+    ]
+    if found.other_label:
+        lines.append(f"                     {found.other_label} of them have another label there")
+    return lines
+
+
+def _of_temperature(calibration: Calibration) -> str:
+    """What it is good for, which may be nothing."""
+    if calibration.temperature is None:
+        return calibration.note
+    if calibration.improved:
+        return f"{calibration.ece_after:.4f} with temperature {calibration.temperature:.2f}, {calibration.note}"
+    return f"a temperature, {calibration.note}, does not improve it"
 
 
 def _comparison_line(comparison: Comparison, tta: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.analysis.report import Bin, Comparison, Report
+from common.analysis.report import Bin, Comparison, Duplicates, Report
 from common.dashboard.reading import differing_keys
 
 Run = dict[str, Any]  # its "report" is a `Report` or None
@@ -38,6 +38,8 @@ def describe_run(run: Run) -> list[dict[str, str]]:
             ("What are they taken for?", confusions(report)),
             ("Is its confidence to be trusted?", confidence(report)),
         ]
+        if report.duplicates:
+            answers.append(("Had it seen these images in training?", seen_before(report.duplicates)))
         if report.comparison:
             answers.append((f"Is it better than {report.comparison.other}?", compared(report.comparison)))
     return [{"question": question, "answer": answer} for question, answer in answers]
@@ -67,6 +69,21 @@ def how_good(run: Run) -> str:
     if validation is not None:
         text += f" On validation it had {percent(validation)}."
     return text
+
+
+def seen_before(found: Duplicates) -> str:
+    if found.note:
+        return f"Not known: {found.note}"
+    nearly = "" if found.near is None else " or nearly"
+    if not found.count:
+        return f"No: none of them is in train or validation, pixel by pixel{nearly}."
+    how = f"{found.exact} pixel by pixel" + ("" if found.near is None else f", {found.near} nearly")
+    low, high = percent(found.accuracy_without_low), percent(found.accuracy_without_high)
+    text = (
+        f"{found.count} of them ({how}). Without those it is right on {percent(found.accuracy_without)} (95 % interval {low} to {high}): "
+        f"its honest accuracy. On those it is right on {percent(found.accuracy_on_them)}."
+    )
+    return text + f" {found.other_label} of them have another label in training." * bool(found.other_label)
 
 
 def failing_classes(report: Report) -> str:
@@ -104,7 +121,7 @@ def confidence(report: Report) -> str:
     if after is not None and temperature is not None:
         text += (
             f" Dividing its logits by {temperature:.2f} (fitted on validation) brings that to {percent(after)}."
-            if after < ece
+            if calibration.improved
             else f" A temperature fitted on validation ({temperature:.2f}) does not improve it."
         )
     return text

@@ -40,6 +40,8 @@ class Dataset:
     """the images from that folder, which come last"""
     test_files: tuple[str, ...] | None = None
     """train of one's own photos: what was drawn for the test set; () where there is none, None where it has a folder"""
+    names: tuple[str, ...] | None = None
+    """one's own photos: their files, relative to data_dir"""
     remarks: tuple[str, ...] = ()
     """what a person should know of how it came together, a line each"""
 
@@ -58,7 +60,8 @@ class Dataset:
             return self
         count = self.validation.start
         photos = self.photos and self.photos.at(range(count))
-        alone = replace(self, images=self.images[:count], labels=self.labels[:count], photos=photos)
+        images, labels, names = self.images[:count], self.labels[:count], self.names and self.names[:count]
+        alone = replace(self, images=images, labels=labels, names=names, photos=photos)
         return replace(alone, validation_folder=None, validation=range(0), remarks=())
 
 

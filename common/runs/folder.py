@@ -45,6 +45,7 @@ class EvaluationFolder:
     report = Name("report.json")
     text = Name("report.txt")
     predictions = Name("predictions.npz")
+    label_issues = Name("label_issues.csv")
     thumbnails = Name("thumbnails.jpg")
 
 
@@ -58,6 +59,7 @@ class RunFolder:
     metrics = Name("metrics.jsonl")
     summary = Name("summary.json")
     split = Name("split.json")
+    label_fixes = Name("label_fixes.csv")
     tracking = Name("tracking.json")
     loss_figure = Name("loss.png")
     lock = Name(".lock")

@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torchvision.models import ResNet
 
 from common.base.device import choose_amp, choose_device, memory_errors
 from common.base.errors import UserError
-from common.base.files import disk_errors
+from common.base.files import disk_errors, write_atomic
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.base.text import one_line
@@ -19,6 +20,7 @@ from common.config import PRESETS, TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
+from common.data.fixes import NONE, LabelFixes, read_label_fixes
 from common.data.folder import NOTHING, Known
 from common.data.load import load_dataset
 from common.data.split import split_train
@@ -75,8 +77,12 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         recorded = folder.read_split() if config.run.resume else None
         data = load_data(config, recorded)
         train_part, validation_part = split_data(config, data, recorded, folder)
+        split = split_record(
+            config, data, validation_part, recorded.digest if recorded else None
+        )  # of the labels as they were
+        fixes = label_fixes(config, data, folder)
+        data, train_part, validation_part = fixes.applied(data), fixes.kept(train_part), fixes.kept(validation_part)
         shrunk = check_batch_size(config, len(train_part), processes)
-        split = split_record(config, data, validation_part, recorded.digest if recorded else None)
         # A resumed run's weights are in its last.pt.
         weights = "none" if config.run.resume else config.model.weights
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
@@ -93,11 +99,13 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         validation=validation_batches(config, data, validation_part, processes, device),
         state=first_state(config, model, batches, amp, device),
         log=Log(folder, processes),
-        facts=run_facts(config, data, split, model, amp, device, processes),
+        facts=run_facts(config, data, split, model, amp, device, processes)
+        | {"train_size": len(train_part), "validation_size": len(validation_part)},
         split=split,
         about=weights_metadata(config, data, folder),
         photos=data.photos,
-        notes=(*data.said(), *shrunk),
+        notes=(*data.said(), *([fixes.in_words()] if fixes.content else []), *shrunk),
+        fixes=fixes,
     )
 
 
@@ -134,6 +142,14 @@ def check_same_data(folder: RunFolder, digest: str) -> None:
     """Errors: `UserError` when a run to go on with was trained on other data."""
     if folder.read_split().digest != digest:
         raise UserError(f"--resume {folder.id}: the training data has changed since; restore it, or begin a new run")
+
+
+def label_fixes(config: TrainConfig, data: Dataset, folder: RunFolder) -> LabelFixes:
+    """--label_fixes, which a run to go on with has a copy of. data: train, with the labels as they are. Errors: `UserError`."""
+    if config.data.label_fixes is None:
+        return NONE
+    path = folder.label_fixes if config.run.resume else Path(config.data.label_fixes)
+    return read_label_fixes(path, data, "--resume" if config.run.resume else "--label_fixes")
 
 
 def check_batch_size(config: TrainConfig, images: int, processes: Processes) -> list[str]:
@@ -303,6 +319,8 @@ def recorded(run: Run) -> Iterator[None]:
     with disk_errors(folder.path):
         if config.run.resume is None:
             run.state.save(folder.last, run.state.sums)  # first, so that whatever can be seen can be resumed
+            if run.fixes.content:  # a copy: to go on, and to evaluate, takes no file that may have changed since
+                write_atomic(folder.label_fixes, run.fixes.content)
             create_run(folder, config, run.split)
         else:
             save_config(folder, config)

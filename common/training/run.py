@@ -15,6 +15,7 @@ from common.base.signals import Interrupt, Interrupted, watched
 from common.base.terminal import progress_bar
 from common.config import TrainConfig
 from common.data.batches import Batches
+from common.data.fixes import NONE, LabelFixes
 from common.data.photos import Photos
 from common.model.weights import save_weights
 from common.runs.folder import RunFolder
@@ -48,6 +49,8 @@ class Run:
     """what the images were read from, when that is one's own photos"""
     notes: tuple[str, ...] = ()
     """what a person should know of the data, a line each"""
+    fixes: LabelFixes = NONE
+    """of labels of train"""
     stopped_with: int = 0
     """exit status of the process that was to stop, whichever of them it was; 0: none"""
 

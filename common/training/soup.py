@@ -18,11 +18,12 @@ from torchvision.models import ResNet
 
 from common.base.device import choose_amp, choose_device, device_name, memory_errors
 from common.base.errors import UserError
-from common.base.files import append_line, disk_errors
+from common.base.files import append_line, disk_errors, write_atomic
 from common.base.processes import Processes
 from common.config import SoupSettings, TrainConfig, as_dict
 from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
+from common.data.fixes import recorded_fixes
 from common.data.folder import Known
 from common.data.load import load_dataset
 from common.model.build import set_trainable
@@ -111,6 +112,12 @@ def open_soup(settings: SoupSettings) -> "Soup":
     model = on_device(network_for(checked(first.about, first.folder.best), first.folder.best), device)
     validation = torch.tensor(first.split.validation_of(len(data.labels), first.folder.split))
     training = torch.from_numpy(np.setdiff1d(np.arange(len(data.labels)), validation.numpy()))
+    fixes = recorded_fixes(first.folder.label_fixes, data)
+    if any(recorded_fixes(other.folder.label_fixes, data).content != fixes.content for other in members):
+        raise UserError(
+            f"the runs were trained with different --label_fixes, and {first.id} with its own; average others"
+        )
+    data, training, validation = fixes.applied(data), fixes.kept(training), fixes.kept(validation)
     batches = Batches(data.images, data.labels, validation, settings.batch_size, size, device)
     shuffled = Batches(data.images, data.labels, training, settings.batch_size, size, device, training=True)
     return Soup(members, folder, data, place, model, batches, shuffled, device, amp)
@@ -229,6 +236,8 @@ class Soup:
             **{"epoch": None, "step": None, "metrics": {"validation/accuracy": self.accuracy}, "averaged": averaged}
         }
         with disk_errors(self.folder.path), whole_or_absent(self.folder) as draft:
+            if best.folder.label_fixes.exists():
+                write_atomic(draft.label_fixes, best.folder.label_fixes.read_bytes())
             create_run(draft, config, best.split)
             save_weights(draft.best, self.weights, about)
             for row in self.rows:

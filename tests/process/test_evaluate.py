@@ -72,7 +72,7 @@ def test_the_report_has_exactly_the_promised_keys(report):
         *("version", "run_id", "job_id", "wandb_url", "created", "tta", "checkpoint", "split", "dataset", "classes"),
         *("superclasses", "superclass_of", "metrics", "accuracy_interval", "per_class", "confusion"),
         *("superclass_confusion", "errors", "confused", "confused_symmetric", "calibration", "label_issues"),
-        *("overlapping_classes", "comparison", "thumbnails", "figures", "tables"),
+        *("overlapping_classes", "duplicates", "comparison", "thumbnails", "figures", "tables"),
     }
     assert set(report["checkpoint"]) == {"path", "sha256", "model", "epoch", "artifact"}
     assert set(report["dataset"]) == {"name", "data_dir", "size", "digest", "labels_digest"}
@@ -81,7 +81,14 @@ def test_the_report_has_exactly_the_promised_keys(report):
 
 def test_every_file_that_the_report_names_is_there_and_no_other(runs, report):
     folder = runs / "second" / "evaluation"
-    named = {"report.json", "report.txt", "predictions.npz", report["thumbnails"]["file"], *report["figures"].values()}
+    named = {
+        "report.json",
+        "report.txt",
+        "predictions.npz",
+        "label_issues.csv",
+        report["thumbnails"]["file"],
+        *report["figures"].values(),
+    }
     named |= {f"tables/{table}.json" for table in report["tables"]}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == named
     assert {"confusion", "reliability", "confused", "comparison"} <= set(report["figures"])

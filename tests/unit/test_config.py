@@ -29,7 +29,7 @@ from common.runs.folder import RunFolder, create_run, load_config
 
 # A valid value for each field, unlike its default.
 VALUES = {
-    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "unreadable": "skip", "image_size": 96, "fit": "pad",
+    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "unreadable": "skip", "label_fixes": "fixed.csv", "image_size": 96, "fit": "pad",
     "batch_size": 12, "augment": "basic", "mixup_alpha": 0.5, "cutmix_alpha": 0.7, "model": "resnet50",
     "weights": "other.pth", "finetune": "partial", "head_epochs": 2, "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
     "lr": 3e-05, "backbone_lr_scale": 0.1, "layer_decay": 0.75, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",

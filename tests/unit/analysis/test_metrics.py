@@ -175,6 +175,50 @@ def test_planted_wrong_labels_are_found_and_ranked_first():
     assert len(found) <= 60
 
 
+def test_pruning_by_noise_rate_equals_the_paper_written_out(scored):
+    logits, labels = scored
+    probabilities = metrics.softmax(logits)
+    joint, _ = metrics.confident_joint(labels, probabilities)
+    expected = set()
+    for given in range(12):
+        members = [i for i in range(600) if labels[i] == given]
+        for other in range(12):
+            if other == given or not members or joint[given].sum() == 0:
+                continue
+            count = round(joint[given, other] / joint[given].sum() * len(members))
+            worst = sorted(members, key=lambda i: probabilities[i, given] - probabilities[i, other])
+            expected |= set(worst[:count])
+    assert set(np.flatnonzero(metrics.prune_by_noise_rate(labels, probabilities))) == expected
+
+
+def test_no_label_is_doubted_that_the_network_finds_most_probable():
+    rng = np.random.default_rng(4)
+    for classes in (2, 3, 10, 40):
+        labels = rng.integers(0, classes, 500)
+        logits = rng.normal(size=(500, classes)) * 0.4
+        logits[:, 0] += 1.5  # one class takes more than its share, so that the others' thresholds are low
+        logits[np.arange(500), labels] += rng.normal(size=500)
+        probabilities = metrics.softmax(logits)
+        found = metrics.label_issues(labels, probabilities)
+        assert found and all(probabilities[i].argmax() != labels[i] for i in found)
+        _, confident = metrics.confident_joint(labels, probabilities)
+        assert any(confident[i] not in (-1, labels[i]) and probabilities[i].argmax() == labels[i] for i in range(500))
+
+
+def test_pruning_by_noise_rate_finds_more_planted_errors_than_the_confident_joint_alone():
+    rng = np.random.default_rng(5)
+    true = rng.integers(0, 10, 2000)
+    logits = rng.normal(size=(2000, 10)) * 1.2
+    logits[np.arange(2000), true] += 2
+    labels = true.copy()
+    planted = rng.choice(2000, 200, replace=False)
+    labels[planted] = (labels[planted] + rng.integers(1, 10, 200)) % 10
+    probabilities = metrics.softmax(logits)
+    _, confident = metrics.confident_joint(labels, probabilities)
+    before = set(np.flatnonzero((confident >= 0) & (confident != labels))) & set(planted)
+    assert len(set(metrics.label_issues(labels, probabilities)) & set(planted)) > len(before)
+
+
 def test_classes_that_share_images_overlap_most():
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 4, 2000)

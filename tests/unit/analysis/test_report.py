@@ -12,7 +12,7 @@ from common.analysis import analyse as numbers
 from common.analysis.analyse import analyse, calibrate, compare
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, comparable, saved_predictions
-from common.analysis.report import Checkpoint, Errors, Evaluated, Report, Thumbnails
+from common.analysis.report import Checkpoint, DuplicatePair, Duplicates, Errors, Evaluated, Report, Thumbnails
 from common.analysis.tables import tables
 from common.analysis.text import classification_report, headline, most_confused
 from common.base.errors import UserError
@@ -128,6 +128,50 @@ def test_the_temperature_mends_the_calibration_of_logits_it_was_fitted_on(predic
     assert fitted.nll_after < fitted.nll and fitted.ece_after < fitted.ece
     assert fitted.temperature == pytest.approx(4 * calibrate(predictions, predictions, "").temperature, rel=1e-4)
     assert sum(row.count for row in fitted.bins_after) == 400
+
+
+@pytest.mark.parametrize("count", [1, 2, 99])
+def test_no_temperature_is_fitted_on_few_images(predictions, count):
+    few = Predictions(predictions.logits[:count], predictions.labels[:count], predictions.indices[:count])
+    plain = calibrate(predictions, few, f"fitted on {count} validation images")
+    assert plain.temperature is None and f"{count} validation images are too few" in plain.note and "100" in plain.note
+
+
+def test_a_temperature_that_does_not_help_is_not_printed_as_an_improvement(predictions, full):
+    wrong = replace(predictions, labels=np.roll(predictions.labels, 1))  # a temperature that suits other images
+    made = calibrate(predictions, replace(wrong, logits=wrong.logits * 9), "fitted on 400 validation images")
+    for ece, nll in ((made.ece + 0.1, made.nll), (made.ece, made.nll), (made.ece - 0.01, made.nll + 1)):
+        text = headline(replace(full, calibration=replace(made, ece_after=ece, nll_after=nll)))
+        assert "a temperature, fitted on 400 validation images, does not improve it" in text
+    better = replace(made, ece_after=made.ece - 0.01, nll_after=made.nll - 0.1)
+    assert f"{better.ece_after:.4f} with temperature" in headline(replace(full, calibration=better))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 6])
+def test_top_5_is_left_out_where_there_are_no_more_classes(classes):
+    labels = np.arange(30) % classes
+    made = Predictions(np.random.default_rng(0).normal(size=(30, classes)).astype(np.float32), labels, np.arange(30))
+    report = report_of(made, calibrate(made, None, "none"), classes=[f"c{i}" for i in range(classes)])
+    assert ("test/top5_accuracy" in report.metrics) == ("top-5" in headline(report)) == (classes > 5)
+
+
+def test_the_duplicates_stand_in_the_text_and_come_back_from_the_file(full, tmp_path):
+    pair = DuplicatePair(3, 7, "validation", False, True, 0.97, 1, 2, "test/a.jpg", "val/b.jpg")
+    found = Duplicates("", 2, 4, 1, 0.5, 0.4, 0.6, 0.9, [pair])
+    with_them = replace(full, duplicates=found)
+    with_them.save(tmp_path / "report.json")
+    assert Report.load(tmp_path / "report.json") == with_them
+    text = headline(with_them)
+    assert "honest accuracy      0.5000   without 6 images" in text and "2 pixel by pixel and 4 nearly" in text
+    assert "1 of them have another label" in text
+    assert "not known: no train" in headline(replace(full, duplicates=Duplicates("no train")))
+    assert "the same: none of the images" in headline(replace(full, duplicates=Duplicates(near=0)))
+    assert tables(with_them)["duplicates"][1][0][:3] == [3, 7, "validation"]
+    (tmp_path / "bad.json").write_text(
+        (tmp_path / "report.json").read_text().replace('"seen_label": 2', '"seen_label": 7')
+    )
+    with pytest.raises(UserError, match="duplicates names number 7 of 7"):
+        Report.load(tmp_path / "bad.json")
 
 
 def test_without_validation_there_is_no_temperature_but_a_note(predictions):

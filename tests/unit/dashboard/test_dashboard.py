@@ -17,7 +17,7 @@ from dashboard_runs import CLASSES, STARTED, make_run, make_sweep
 from helpers import ROOT, run_script, script_environment
 from PIL import Image
 
-from common.analysis.report import Comparison
+from common.analysis.report import Comparison, Duplicates
 from common.base.errors import UserError
 from common.dashboard import page, pictures, reading, summary
 
@@ -358,3 +358,12 @@ def test_watch_rebuilds_when_a_run_appears_and_leaves_a_page_that_rests(tmp_path
         process.kill()
         process.wait()
     assert 'data-reload="0"' in output.read_text() and list(tmp_path.glob(".*.tmp*")) == []
+
+
+def test_the_page_says_whether_the_images_were_seen_in_training():
+    seen = Duplicates(exact=2, near=4, other_label=1, accuracy_without=0.5, accuracy_on_them=0.9)
+    said = summary.seen_before(seen)
+    assert "6 of them (2 pixel by pixel, 4 nearly)" in said and "right on 50.0 %" in said and "another label" in said
+    assert summary.seen_before(Duplicates(near=0)).startswith("No: none of them")
+    assert "nearly" not in summary.seen_before(Duplicates(exact=1, accuracy_without=0.5, accuracy_on_them=1.0))
+    assert summary.seen_before(Duplicates("there is no train")) == "Not known: there is no train"
