@@ -45,6 +45,8 @@ def analyse(
         f"{split}/accuracy": correct / total,
         f"{split}/top5_accuracy": metrics.top_k_accuracy(predictions.logits, labels, 5),
         f"{split}/macro_f1": metrics.macro_f1(confusion),
+        f"{split}/balanced_accuracy": metrics.balanced_accuracy(confusion),
+        f"{split}/baseline_accuracy": metrics.baseline_accuracy(confusion),
         f"{split}/ece": metrics.expected_calibration_error(metrics.reliability_bins(probabilities, labels)),
     }
     grouped = inside = across = None
