@@ -96,6 +96,12 @@ class Summary:
     """optimizer steps done"""
     best_epoch: float | None = field(default=None, metadata={"alias": "best/epoch"})
     best_validation_accuracy: float | None = field(default=None, metadata={"alias": "best/validation_accuracy"})
+    best_by: str | None = field(default=None, metadata={"alias": "best/by"})
+    """what of the validation the best epoch was chosen by"""
+    best_score: float | None = field(default=None, metadata={"alias": "best/score"})
+    """that number"""
+    stopped_early: bool | None = None
+    """whether --patience ended it"""
 
     # Facts that the config does not say.
     averaged: list[str] | None = None

@@ -154,7 +154,13 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
 def _summary(folder: RunFolder) -> dict[str, Any]:
     """What W&B's summary says of how a run ended."""
     known = folder.read_summary()
-    best = {"best/epoch": known.best_epoch, "best/validation_accuracy": known.best_validation_accuracy}
+    best = {
+        "best/epoch": known.best_epoch,
+        "best/validation_accuracy": known.best_validation_accuracy,
+        "best/by": known.best_by,
+        "best/score": known.best_score,
+        "stopped_early": known.stopped_early,
+    }
     ended = {"status": known.status} if known.status in ("finished", "interrupted", "failed") else {}
     return {**{key: value for key, value in best.items() if value is not None}, **ended}
 

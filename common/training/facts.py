@@ -2,7 +2,9 @@
 
 import contextlib
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torchvision.models import ResNet
 from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
+from common.base.text import printable
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
@@ -20,6 +23,15 @@ from common.runs.folder import RunFolder
 from common.runs.records import Split
 from common.training.run import Run
 from common.training.state import TrainState
+
+COUNTS_LISTED = 10  # classes whose images are told one by one
+UNEQUAL = 3  # times: "mild" in Google's crash course on imbalanced data, a quarter of the images in the smaller of two classes
+BEST_BY_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "loss": "loss",
+}
 
 
 def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
@@ -94,6 +106,7 @@ def code_version() -> str | None:
 def description(run: Run) -> str:
     """What is printed before training."""
     config, facts = run.config, run.facts
+    counts = [int(count) for count in run.class_counts]
     return "\n".join(
         [
             f"device   {facts['device']}, mixed precision: {facts['amp']}",
@@ -103,18 +116,59 @@ def description(run: Run) -> str:
             f"(finetune {config.model.finetune})",
             f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
             f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
+            f"classes  {class_counts(run.about['classes'], counts)}",
+            *unequal(run.about["classes"], counts, config.recipe.balance, config.recipe.best_by),
             f"run      {run.folder.path}",
         ]
     )
 
 
-def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: int) -> list[str]:
+def class_counts(classes: Sequence[str], counts: Sequence[int]) -> str:
+    """How many training images each class has, and what always naming the largest would give."""
+    ordered = sorted(zip(counts, map(printable, classes), strict=True), key=lambda pair: -pair[0])
+    (most, largest), (least, smallest) = ordered[0], ordered[-1]
+    if most == least:
+        return f"{most:,} images each; guessing gives {1 / len(counts):.1%}"
+    listed = ", ".join(f"{name}: {count:,}" for count, name in ordered)
+    if len(ordered) > COUNTS_LISTED:
+        listed = f"from {most:,} ({largest}) to {least:,} ({smallest}), median {median(counts):,.0f}"
+    return f"{listed}; always {largest!r} would be right on {most / sum(counts):.1%}"
+
+
+def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by: str) -> list[str]:
+    """A warning where the largest class has `UNEQUAL` times the images of the smallest that has any, or more: from there on the accuracy
+    says more about the large classes than about the network. It names those remedies that are not taken."""
+    present = [(count, name) for count, name in zip(counts, map(printable, classes), strict=True) if count]
+    (most, largest), (least, smallest) = (choose(present, key=lambda pair: pair[0]) for choose in (max, min))
+    advice = [] if balance != "none" else ["train with --balance loss or --balance sampling"]
+    advice += ["keep the best epoch with --best_by macro_f1"] if best_by in ("accuracy", "loss") else []
+    if most < UNEQUAL * least or not advice:
+        return []
+    return [
+        f"warning  the classes are unequal: {largest!r} has {most / least:.3g} times the images of {smallest!r}, and the accuracy flatters; "
+        f"look at validation/macro_f1 and validation/balanced_accuracy; {'; '.join(advice)}"
+    ]
+
+
+def early(state: TrainState) -> str:
+    """How --patience ended a run."""
+    count, what = state.epochs_without_better, BEST_BY_NAMES[state.recipe.best_by]
+    return f"early, after {count} epoch{'s' * (count > 1)} without a better validation {what} (--patience)"
+
+
+def ending(run: Run, seconds: float) -> list[str]:
     """What is printed at the end: how it went, where everything is, what to do next."""
+    folder, state, exit_status = run.folder, run.state, run.exit_status
     stopped, why = exit_status != 0, " by --max_minutes" * (exit_status == TIME_IS_UP)
     minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    lines = [f"{f'interrupted{why}' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
+    finished = f"finished {early(state)}," if run.stopped_early else "finished"
+    lines = [f"{f'interrupted{why}' if stopped else finished} after step {state.step} and {minutes} of training"]
     if state.best_accuracy is not None:
-        lines.append(f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}")
+        line = f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}"
+        if state.recipe.best_by != "accuracy":
+            what = BEST_BY_NAMES[state.recipe.best_by]
+            line = f"best validation {what} {state.best_score:.4f} in epoch {state.best_epoch:g}, accuracy {state.best_accuracy:.4f}"
+        lines.append(line)
     lines.append(f"everything is in {folder.path}")
     if stopped:
         return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]

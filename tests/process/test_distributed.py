@@ -121,6 +121,22 @@ def test_two_processes_train_the_weights_that_one_trains(killed, one):
     assert_same_state(killed.folder, one)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags", ["--balance sampling --accumulate 5", "--balance loss --accumulate 2 --best_by macro_f1"]
+)
+def test_two_processes_train_unequal_classes_in_parts_as_one_does(flags, alone, tmp_path):
+    # Few steps: in parts of 14 images of 16 px BatchNorm's last statistics are of 14 numbers, which makes much of rounding.
+    chosen = [*FLAGS, *flags.split(), "--max_steps", "2"]
+    ended = torchrun(tmp_path, ROOT / "train.py", "two", *chosen)
+    assert ended.status == 0, ended.output
+    folder = alone(tmp_path, *chosen, "--run_id", "one")
+    assert_same_state(ended.folder, folder)
+    for row, expected in zip(read_metrics(ended.folder), read_metrics(folder), strict=True):
+        assert row["train/batch_loss"] == pytest.approx(expected["train/batch_loss"], rel=1e-4, abs=1e-6)
+        assert row.get("validation/macro_f1") == pytest.approx(expected.get("validation/macro_f1"), abs=0.02)
+
+
 def test_two_processes_measure_what_one_measures(killed, one):
     rows, expected = ({row["step"]: row for row in read_metrics(folder)} for folder in (killed.folder, one))
     assert list(rows) == [1, 2, 3, 4, 5, 6] == list(expected)  # a row a step, written once
