@@ -107,6 +107,7 @@ def description(run: Run) -> str:
     """What is printed before training."""
     config, facts = run.config, run.facts
     counts = [int(count) for count in run.class_counts]
+    best_by = config.recipe.best_by if facts["validation_size"] else None
     return "\n".join(
         [
             f"device   {facts['device']}, mixed precision: {facts['amp']}",
@@ -117,7 +118,7 @@ def description(run: Run) -> str:
             f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
             f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
             f"classes  {class_counts(run.about['classes'], counts)}",
-            *unequal(run.about["classes"], counts, config.recipe.balance, config.recipe.best_by),
+            *unequal(run.about["classes"], counts, config.recipe.balance, best_by),
             f"run      {run.folder.path}",
         ]
     )
@@ -135,9 +136,9 @@ def class_counts(classes: Sequence[str], counts: Sequence[int]) -> str:
     return f"{listed}; always {largest!r} would be right on {most / sum(counts):.1%}"
 
 
-def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by: str) -> list[str]:
+def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by: str | None) -> list[str]:
     """A warning where the largest class has `UNEQUAL` times the images of the smallest that has any, or more: from there on the accuracy
-    says more about the large classes than about the network. It names those remedies that are not taken."""
+    says more about the large classes than about the network. It names those remedies that are not taken. best_by: None without a validation."""
     present = [(count, name) for count, name in zip(counts, map(printable, classes), strict=True) if count]
     (most, largest), (least, smallest) = (choose(present, key=lambda pair: pair[0]) for choose in (max, min))
     advice = [] if balance != "none" else ["train with --balance loss or --balance sampling"]
@@ -146,7 +147,8 @@ def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by
         return []
     return [
         f"warning  the classes are unequal: {largest!r} has {most / least:.3g} times the images of {smallest!r}, and the accuracy flatters; "
-        f"look at validation/macro_f1 and validation/balanced_accuracy; {'; '.join(advice)}"
+        f"look at {'validation/macro_f1 and validation/balanced_accuracy' if best_by else 'the macro F1 of an evaluation'}; "
+        f"{'; '.join(advice)}"
     ]
 
 
@@ -165,7 +167,7 @@ def ending(run: Run, seconds: float) -> list[str]:
     lines = [f"{f'interrupted{why}' if stopped else finished} after step {state.step} and {minutes} of training"]
     if state.best_accuracy is not None:
         line = f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}"
-        if state.recipe.best_by != "accuracy":
+        if state.recipe.best_by != "accuracy" and state.best_score is not None:
             what = BEST_BY_NAMES[state.recipe.best_by]
             line = f"best validation {what} {state.best_score:.4f} in epoch {state.best_epoch:g}, accuracy {state.best_accuracy:.4f}"
         lines.append(line)

@@ -32,6 +32,8 @@ def test_a_name_that_a_terminal_would_obey_is_printed_without_that():
         ([30, 10], "loss", "accuracy", "--best_by macro_f1"),
         ([30, 10], "sampling", "balanced_accuracy", None),
         ([30, 0], "none", "accuracy", None),
+        ([30, 10], "none", None, "look at the macro F1 of an evaluation; train with --balance loss or --balance sampling"),
+        ([30, 10], "loss", None, None),
         ([10, 30, 30, 30], "none", "accuracy", "'b' has 3 times the images of 'a'"),
     ],
 )  # fmt: skip
