@@ -54,15 +54,15 @@ def train_epoch(run: "Run") -> None:
 
     run.network.train()
     for images, labels in run.rest_of_epoch():
-        lr = run.set_lr()
+        lr, state, share = run.set_lr(), run.state, run.share(images)
         sums = train_step(
-            run.network, images, labels, run.loss_fn, run.state.optimizer, run.state.scaler, run.amp, run.share(images)
+            run.network, images, labels, run.loss_fn, state.optimizer, state.scaler, run.amp, share, run.parts
         )
         run.after_step(sums, lr, len(images))
 
 
 def validate(run: "Run") -> dict[str, float]:
-    """Loss and accuracies on the validation images; nothing where there are none."""
+    """Loss, accuracies and means over classes on the validation images; nothing where there are none."""
     from common.model.predict import predict
     from common.training.step import scores
 

@@ -25,6 +25,7 @@ FITS = Literal["crop", "pad"]
 UNREADABLE = Literal["stop", "skip"]
 PRECISIONS = Literal["auto", "none", "bf16", "fp16"]
 TTA = Literal["none", "flip"]
+BEST_BY = Literal["accuracy", "macro_f1", "balanced_accuracy", "loss"]
 RUNS_DIR = "runs"
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
@@ -107,7 +108,7 @@ class Model(Group):
 
 @dataclass(frozen=True)
 class Recipe(Group):
-    """The loss, SGD, its learning rate over the run, and weight averaging."""
+    """The loss, what unequal classes count, SGD, its learning rate over the run, weight averaging, and which epoch is kept."""
 
     lr: Positive = 0.001
     """Learning rate of SGD."""
@@ -131,18 +132,26 @@ class Recipe(Group):
     """Share of the target spread over all classes; for cross_entropy."""
     focal_gamma: NotNegative = 2.0
     """Exponent of the focal loss."""
+    balance: Literal["none", "loss", "sampling"] = "none"
+    """Unequal classes count alike: `loss` = each image weighs as much in the loss as its class is rare (scikit-learn's `balanced`);
+    `sampling` = as many images of each class are drawn, those of rare ones several times. The validation stays as it is."""
     ema_decay: Share = 0.0
     """Decay a step of an exponential moving average of the weights, which is then what is validated and kept. 0: off."""
+    best_by: BEST_BY = "accuracy"
+    """The number of the validation by which the best epoch is chosen. With unequal classes: macro_f1 or balanced_accuracy."""
 
 
 @dataclass(frozen=True)
 class Compute(Group):
-    """In which precision it computes, and what randomness starts from."""
+    """In which precision and how many parts it computes, and what randomness starts from."""
 
     amp: PRECISIONS = "auto"
     """Mixed precision. auto: bf16 where the device computes in it, else fp16 on a GPU, else none."""
     compile: bool = False
     """torch.compile the model."""
+    accumulate: Annotated[int, Ge(1)] = 1
+    """Computes each step's gradient in so many parts, one after the other, for a batch that does not fit in memory. batch_size stays
+    the images of a step, unlike timm's and Hugging Face's, so that nothing else changes; BatchNorm's statistics are a part's."""
     seed: Seed = 0
     """Of the split, the order, the augmentation and the new head."""
 
@@ -157,6 +166,8 @@ class Duration(Group):
     """Passes over the training images, after those of head_epochs."""
     max_steps: Annotated[int, Ge(1)] | None = None
     """End after this many optimizer steps in all."""
+    patience: Annotated[int, Ge(1)] | None = None
+    """End after this many epochs in a row, not counting those of head_epochs, without a better one by best_by."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +297,13 @@ class TrainConfig:
             "0 with weights none, where there is nothing to freeze",
         )
         _check("head_epochs", first, not first or model.feature_views > 0, "0 with feature_views 0")
+        parts, most = self.compute.accumulate, images.batch_size // 2
+        _check(
+            "accumulate",
+            parts,
+            parts <= most,
+            f"from 1 to {most}: a part of batch_size ({images.batch_size}) has two images",
+        )
         where = self.place.data_dir
         given = self.data.dataset != "folder" or where is not None
         _check("data_dir", where, given, "a folder when dataset is folder")

@@ -47,6 +47,8 @@ def analyse(
     scores = {
         f"{split}/accuracy": correct / total,
         f"{split}/macro_f1": metrics.macro_f1(confusion),
+        f"{split}/balanced_accuracy": metrics.balanced_accuracy(confusion),
+        f"{split}/baseline_accuracy": metrics.baseline_accuracy(confusion),
         f"{split}/ece": metrics.expected_calibration_error(metrics.reliability_bins(probabilities, labels)),
     }
     if len(classes) > 5:  # of five classes or fewer it is always 1

@@ -111,6 +111,17 @@ def macro_f1(confusion: NDArray) -> float:
     return float(per_class_scores(confusion)["f1"].mean())
 
 
+def balanced_accuracy(confusion: NDArray) -> float:
+    """Unweighted mean of the classes' recall, of those that occur."""
+    occurs = confusion.sum(axis=1) > 0
+    return float(per_class_scores(confusion)["recall"][occurs].mean())
+
+
+def baseline_accuracy(confusion: NDArray) -> float:
+    """What always naming the most frequent class gives: the share of the images that are of it."""
+    return float(confusion.sum(axis=1).max() / confusion.sum())
+
+
 def confused_pairs(confusion: NDArray, limit: int) -> list[tuple[int, int, int]]:
     """(true, predicted, count) of the most frequent errors, most frequent first, at most `limit`, none of count 0."""
     wrong = confusion - np.diag(np.diag(confusion))

@@ -284,6 +284,18 @@ class Analysis:
             _check_labels("superclass_of", self.superclass_of, len(self.superclasses))
             _check_matrix("superclass_confusion", self.superclass_confusion or [], len(self.superclasses))
 
+    @property
+    def baseline(self) -> tuple[str, float]:
+        """The most frequent class of these images, and how often always naming it is right: what a network must beat."""
+        largest = max(self.per_class, key=lambda row: row.support)
+        return largest.name, largest.support / max(1, sum(row.support for row in self.per_class))
+
+    @property
+    def failing(self) -> list[ClassScores]:
+        """The classes none of whose images was found; those that were never even predicted first."""
+        lost = [row for row in self.per_class if row.support and not row.recall]
+        return sorted(lost, key=lambda row: row.predicted > 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Analysis):

@@ -10,8 +10,13 @@ PAIRS_SHOWN = 10
 
 def as_text(report: Report, predictions: Predictions) -> str:
     """All that is printed of an evaluation."""
-    parts = [classification_report(predictions, report.classes), headline(report), most_confused(report)]
-    return "\n\n".join(parts)
+    parts = [
+        classification_report(predictions, report.classes),
+        headline(report),
+        failing(report),
+        most_confused(report),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def classification_report(predictions: Predictions, classes: Sequence[str]) -> str:
@@ -34,11 +39,15 @@ def headline(report: Report) -> str:
     low, high = report.accuracy_interval
     errors, calibration = report.errors, report.calibration
     total = sum(row.support for row in report.per_class)
+    largest, share = report.baseline
+    beaten = "" if low > share else "; the accuracy is not surely above it"
     lines = [
         f"accuracy             {numbers['accuracy']:.4f}   95 % interval {low:.4f} to {high:.4f}; "
         f"{errors.total} of {total} images wrong",
+        f"baseline to beat     {share:.4f}   always {largest!r}{beaten}",
         *([f"top-5 accuracy       {numbers['top5_accuracy']:.4f}"] if len(report.classes) > 5 else []),
         f"macro F1             {numbers['macro_f1']:.4f}",
+        f"balanced accuracy    {numbers['balanced_accuracy']:.4f}   the classes' mean recall",
     ]
     if report.superclasses:
         lines.append(
@@ -83,6 +92,18 @@ def _of_temperature(calibration: Calibration) -> str:
     if calibration.improved:
         return f"{calibration.ece_after:.4f} with temperature {calibration.temperature:.2f}, {calibration.note}"
     return f"a temperature, {calibration.note}, does not improve it"
+
+
+def failing(report: Report) -> str:
+    """Every class that is never found, a line each; nothing when there is none."""
+    if not report.failing:
+        return ""
+    lines = [
+        f"  {row.name}: none of {row.support} images found, "
+        + (f"and {row.predicted} of other classes taken for it" if row.predicted else "never predicted")
+        for row in report.failing
+    ]
+    return "\n".join([f"classes that fail: {len(lines)} of {len(report.classes)}", *lines])
 
 
 def _comparison_line(comparison: Comparison, tta: str) -> str:

@@ -84,15 +84,19 @@ OUT_OF_MEMORY = (
 
 
 @contextlib.contextmanager
-def memory_errors(batch_size: int, device: torch.device) -> Iterator[None]:
-    """Out of memory becomes a `RunError` that names the batch size to try."""
+def memory_errors(batch_size: int, device: torch.device, accumulate: int | None = None) -> Iterator[None]:
+    """Out of memory becomes a `RunError` that names the batch size to try. accumulate: in how many parts a batch is trained on."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         said = any(words in str(error) for words in OUT_OF_MEMORY)
         if not (said or isinstance(error, torch.OutOfMemoryError | MemoryError)):
             raise
+        parts = 2 * (accumulate or batch_size)  # of two images or more
+        tries = [
+            f"--batch_size {max(2, batch_size // 2)}",
+            *([f"--accumulate {parts}"] if 2 * parts <= batch_size else []),
+        ]
         raise RunError(
-            f"out of memory on {device} at --batch_size {batch_size}; try --batch_size {max(2, batch_size // 2)}, "
-            "or a smaller --image_size"
+            f"out of memory on {device} at --batch_size {batch_size}; try {', '.join(tries)}, or a smaller --image_size"
         ) from error

@@ -92,6 +92,7 @@ function summary_tab(run) {
 function curves_tab(run, panel) {
   const wanted = [
     ["loss", ["train/loss", "validation/loss"]], ["accuracy", ["train/accuracy", "validation/accuracy", "validation/top5_accuracy"]],
+    ["means over classes", ["validation/macro_f1", "validation/balanced_accuracy"]],
     ["loss of a batch", ["train/batch_loss"]], ["learning rate", ["lr"]], ["images a second", ["throughput/images_per_second"]],
   ].map(([title, keys]) => [title, keys.filter(key => run.curves[key])]).filter(([, keys]) => keys.length);
   const charts = wanted.map(() => el("div", {class: "chart"}));

@@ -25,6 +25,7 @@ function draw(chart, label, traces, layout) {
 
 const CURVE_NAMES = {
   "validation/accuracy": "validation accuracy", "validation/top5_accuracy": "validation top-5 accuracy", "validation/loss": "validation loss",
+  "validation/macro_f1": "validation macro F1", "validation/balanced_accuracy": "validation balanced accuracy",
   "train/accuracy": "training accuracy", "train/loss": "training loss", "train/batch_loss": "training loss of a batch",
   "lr": "learning rate", "throughput/images_per_second": "images a second",
 };

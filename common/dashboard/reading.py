@@ -24,7 +24,10 @@ from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
 
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
 CURVES = [  # by epoch, by batch
-    ["validation/accuracy", "validation/top5_accuracy", "validation/loss", "train/accuracy", "train/loss"],
+    [
+        *("validation/accuracy", "validation/top5_accuracy", "validation/macro_f1", "validation/balanced_accuracy"),
+        *("validation/loss", "train/accuracy", "train/loss"),
+    ],
     ["train/batch_loss", "lr", "throughput/images_per_second"],
 ]
 FACTS = {

@@ -54,14 +54,16 @@ def how_good(run: Run) -> str:
         epoch = "" if run["best_epoch"] is None else f", after epoch {run['best_epoch']:g}"
         return (
             f"Right on {percent(validation)} of the validation images at its best{epoch}. It is not tested yet; "
-            "expect a little less there, because the best epoch was chosen by this number."
+            f"expect a little less there, because the best epoch was chosen by {chosen_by(run)}."
         )
     metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
     mirrored = ", each seen with its mirror image (--tta flip)" if report.tta == "flip" else ""
     text = (
         f"Right on {percent(metrics.get(f'{report.split}/accuracy'))} of {report.dataset.size} {report.split} images "
-        f"(95 % interval {percent(low)} to {percent(high)}){mirrored}; guessing gives {percent(1 / classes)}."
+        f"(95 % interval {percent(low)} to {percent(high)}){mirrored}; {baseline(report)}."
     )
+    if metrics.get(f"{report.split}/balanced_accuracy") is not None:
+        text += f" If every class counted the same, on {percent(metrics[f'{report.split}/balanced_accuracy'])} (balanced accuracy)."
     if metrics.get("test/top5_accuracy") is not None and classes > 5:
         text += f" The right class is among its first five in {percent(metrics['test/top5_accuracy'])}."
     if metrics.get("test/superclass_accuracy") is not None:
@@ -86,12 +88,27 @@ def seen_before(found: Duplicates) -> str:
     return text + f" {found.other_label} of them have another label in training." * bool(found.other_label)
 
 
+def baseline(report: Report) -> str:
+    """What an answer that looks at no image gives."""
+    largest, share = report.baseline
+    text = f"always answering {largest!r} gives {percent(share)}"
+    return text if report.accuracy_interval[0] > share else f"{text}, which it does not surely beat"
+
+
+def chosen_by(run: Run) -> str:
+    """By what number of the validation the best epoch was chosen."""
+    best_by = run["config"].get("best_by", "accuracy")
+    return "this number" if best_by == "accuracy" else f"that set's {best_by}"
+
+
 def failing_classes(report: Report) -> str:
+    lost = [row.name for row in report.failing]
+    never = f"Never found: {listed(lost)}. " if lost else ""
     found = sorted((row.recall, name) for name, row in zip(report.classes, report.per_class, strict=True))
     count = min(5, max(1, len(found) // 2))
     worst, best = ([f"{name} ({percent(recall)})" for recall, name in part]
                    for part in (found[:count], found[::-1][: min(3, count)]))  # fmt: skip
-    return f"Found least often: {listed(worst)}. Most often: {listed(best)}. (Share of the class's images: its recall.)"
+    return f"{never}Found least often: {listed(worst)}. Most often: {listed(best)}. (Share of the class's images: its recall.)"
 
 
 def confusions(report: Report) -> str:

@@ -54,16 +54,38 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return min(steps, max(1, images // 2)) if batch_size == 2 else steps
 
 
-def cut_epoch(count: int, batch_size: int, seed: int | None = None, epoch: int = 0) -> tuple[Tensor, ...]:
+def cut_epoch(
+    count: int, batch_size: int, seed: int | None = None, epoch: int = 0, classes: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Positions 0 … count - 1 in batches, int64, in `epoch`'s permutation by `seed` (None: in order).
 
     The batches are equal, sizes differing by at most one, so that no last batch is too small for BatchNorm.
+    classes: int64 (count,), the label at each position; the positions are then drawn so that classes are equally frequent.
     """
     if count == 0:
         return ()
     generator = None if seed is None else torch.Generator().manual_seed(seed_for(seed, epoch))
-    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
+    if classes is not None and generator is not None:
+        order = balanced_draws(classes, generator)
+    else:
+        order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
     return torch.tensor_split(order, steps_per_epoch(count, batch_size))
+
+
+def balanced_draws(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """As many positions of `labels` as it has, int64 (N,), at random, those of each class that occurs equally often but for one.
+
+    A class gives all of its images before it gives one a second time: the images of a frequent one appear at most once, and
+    those of a rare one equally often but for one. torch's WeightedRandomSampler has the same mean, and more chance in it.
+    """
+    members = [(labels == label).nonzero().flatten() for label in labels.unique()]
+    # Which classes get the one more that does not go round is drawn anew in every epoch.
+    members = [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
+    drawn = []
+    for own, places in zip(members, torch.arange(len(labels)).tensor_split(len(members)), strict=True):
+        rounds = [torch.randperm(len(own), generator=generator) for _ in range(math.ceil(len(places) / len(own)))]
+        drawn.append(own[torch.cat(rounds)[: len(places)]])
+    return torch.cat(drawn)[torch.randperm(len(labels), generator=generator)]
 
 
 def batch_images(count: int, batch_size: int, step: int) -> int:
@@ -80,6 +102,7 @@ class Batches:
 
     images: uint8 (N, 3, H, W); labels: int64 (N,); indices: int64, those to use, in this order unless `training`.
     progressive_from: side that the images of the first of `epochs` have, of `progressive_size`.
+    balanced: while `training`, whether an epoch's images are `balanced_draws`.
     """
 
     def __init__(
@@ -98,12 +121,14 @@ class Batches:
         mix: Mix | None = None,
         progressive_from: int | None = None,
         epochs: range = range(1),
+        balanced: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.indices, self.batch_size, self.image_size, self.device = indices, batch_size, image_size, device
         self.augment, self.flip, self.seed, self.training, self.mix = augment, flip, seed, training, mix
         self.progressive_from, self.epochs, self.rank, self.world = progressive_from, epochs, rank, world
+        self.classes = labels[indices].cpu() if balanced and training else None
         # A set larger than memory stays a file, of which a batch is read while the last one computes.
         mapped = mapped_file(images)
         self.images = images.to(device, memory_format=torch.channels_last) if mapped is None else images
@@ -122,9 +147,9 @@ class Batches:
         return batch_images(len(self.indices), self.batch_size, step)
 
     def plain(self) -> "Batches":
-        """The same, at full size and not mixed: what features are computed of."""
+        """The same, each image once, at full size and not mixed: what features are computed of."""
         plain = copy.copy(self)
-        plain.mix = plain.progressive_from = None
+        plain.mix = plain.progressive_from = plain.classes = None
         return plain
 
     @property
@@ -137,7 +162,7 @@ class Batches:
         int64 (b,), or float32 (b, classes) once mixed."""
         since = epoch - self.epochs.start
         size = progressive_size(since, len(self.epochs), self.progressive_from, self.image_size)
-        cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch)[start_step:]
+        cut = cut_epoch(len(self.indices), self.batch_size, self.order_seed, epoch, self.classes)[start_step:]
         mine, everyone = slice(self.rank, None, self.world), slice(None)
         mix = self.mix if self.training else None
         prepared = everyone if mix else mine

@@ -114,6 +114,12 @@ class Summary:
     """optimizer steps done"""
     best_epoch: float | None = field(default=None, metadata={"alias": "best/epoch"})
     best_validation_accuracy: float | None = field(default=None, metadata={"alias": "best/validation_accuracy"})
+    best_by: str | None = field(default=None, metadata={"alias": "best/by"})
+    """what of the validation the best epoch was chosen by"""
+    best_score: float | None = field(default=None, metadata={"alias": "best/score"})
+    """that number"""
+    stopped_early: bool | None = None
+    """whether --patience ended it"""
 
     # Facts that the config does not say.
     averaged: list[str] | None = None
@@ -139,9 +145,11 @@ class Summary:
     """of the code: its commit"""
 
 
-def best_in_summary(epoch: float | None, accuracy: float | None) -> dict[str, float]:
+def best_in_summary(
+    epoch: float | None, accuracy: float | None, chosen_by: str | None = None, score: float | None = None
+) -> dict[str, Any]:
     """The best epoch by the summary's keys, there and in W&B; what is not known is left out."""
-    best = {"best/epoch": epoch, "best/validation_accuracy": accuracy}
+    best = {"best/epoch": epoch, "best/validation_accuracy": accuracy, "best/by": chosen_by, "best/score": score}
     return {key: value for key, value in best.items() if value is not None}
 
 

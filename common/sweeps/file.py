@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import optuna
 import yaml
@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from common.base.errors import UserError
 from common.cli import parse_train
-from common.config import GROUP_OF, IN_SWEEPS, allowed
+from common.config import BEST_BY, GROUP_OF, IN_SWEEPS, Recipe, allowed
 
 Goal = Literal["minimize", "maximize"]
 Word = TypeVar("Word", bound=str)
@@ -26,6 +26,7 @@ KEYS = {
     "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
     "name", "description", "project", "entity",
 }  # fmt: skip
+VALIDATED = tuple(f"validation/{name}" for name in get_args(BEST_BY))
 METHODS = ("grid", "random", "bayes")
 DISTRIBUTIONS = {  # name: the keys that it must have
     "constant": ("value",),
@@ -91,6 +92,19 @@ class Sweep:
     def best(self) -> Any:
         return max if self.goal == "maximize" else min
 
+    @property
+    def note(self) -> str | None:
+        """What there is to say where the trials are compared by one number of the validation, and keep their best epoch by another."""
+        given = self.parameters.get("best_by")
+        kept_by = [f"validation/{name}" for name in (given.examples() if given else [Recipe().best_by])]
+        if self.metric not in VALIDATED or kept_by == [self.metric]:
+            return None
+        name = self.metric.removeprefix("validation/")
+        return (
+            f"note: the best weights of a trial are those of its epoch of the best {' or '.join(kept_by)}; for those of the best "
+            f"{self.metric}, by which trials are compared, add `best_by: {{value: {name}}}` to the parameters"
+        )
+
     def values(self, drawn: dict[str, Any]) -> dict[str, Any]:
         """What Optuna drew, as values of train.py's flags."""
         return {name: parameter.value(drawn[name]) for name, parameter in self.parameters.items() if name in drawn}
@@ -145,6 +159,7 @@ def _sweep(text: str, spec: dict[str, Any]) -> Sweep:
     _only(metric, {"name", "goal"}, "metric")
     if not isinstance(metric.get("name"), str):
         raise UserError("metric.name is missing; it must be what the trials log, such as validation/accuracy")
+    goal = _goal(metric["name"], metric.get("goal", "minimize"))
     method = _one_of(spec.get("method"), METHODS, "method")
     parameters = {
         str(name): _parameter(f"parameters.{name}", str(name), _mapping(given, f"parameters.{name}"))
@@ -161,13 +176,22 @@ def _sweep(text: str, spec: dict[str, Any]) -> Sweep:
         program=program,
         method=method,
         metric=metric["name"],
-        goal=_one_of(metric.get("goal", "minimize"), ("minimize", "maximize"), "metric.goal"),
+        goal=goal,
         parameters=parameters,
         pruner=_pruner(spec.get("early_terminate")),
         command=_command(spec.get("command", DEFAULT_COMMAND)),
         run_cap=run_cap,
         environment={f"WANDB_{key.upper()}": str(spec[key]) for key in ("project", "entity") if spec.get(key)},
     )
+
+
+def _goal(metric: str, given: Any) -> Goal:
+    """Errors: `UserError` for the wrong way of what the validation measures."""
+    goal: Goal = _one_of(given, ("minimize", "maximize"), "metric.goal")
+    right = "minimize" if metric == "validation/loss" else "maximize"
+    if metric in VALIDATED and goal != right:
+        raise UserError(f"metric.goal is {goal} (W&B's default is minimize), but must be {right} for {metric}")
+    return goal
 
 
 def _parameter(where: str, name: str, spec: dict[str, Any]) -> Parameter:

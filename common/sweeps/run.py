@@ -31,6 +31,8 @@ def run_sweep(file: Path, runs_dir: Path, sweep_id: str | None, count: int | Non
 
     local = LocalSweep(sweep, direct(runs_dir), chosen)
     print(f"Sweep {chosen}: {sweep.method}, {sweep.goal} {sweep.metric}. Logs in {local.folder.path}", flush=True)
+    if sweep.note:
+        print(sweep.note, flush=True)
     with interruptible("stopping the trials, which save; once more stops them without saving", None) as interrupt:
         run_trials(local, count or math.inf, workers, interrupt)
     print(f"\n{local.table()}\n")

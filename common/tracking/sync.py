@@ -158,7 +158,9 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
 def _summary(folder: RunFolder) -> dict[str, Any]:
     """What W&B's summary says of how a run ended."""
     known = folder.read_summary()
-    best = best_in_summary(known.best_epoch, known.best_validation_accuracy)
+    best = best_in_summary(known.best_epoch, known.best_validation_accuracy, known.best_by, known.best_score)
+    if known.stopped_early is not None:
+        best["stopped_early"] = known.stopped_early
     ended = {"status": known.status} if known.status in ("finished", "interrupted", "failed") else {}
     return {**best, **ended}
 

@@ -3,7 +3,9 @@
 import contextlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,6 +25,15 @@ from common.runs.folder import RunFolder
 from common.runs.records import Split
 from common.training.run import Run
 from common.training.state import TrainState
+
+COUNTS_LISTED = 10  # classes whose images are told one by one
+UNEQUAL = 3  # times: "mild" in Google's crash course on imbalanced data, a quarter of the images in the smaller of two classes
+BEST_BY_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "loss": "loss",
+}
 
 
 def data_facts(config: TrainConfig, data: Dataset) -> dict[str, Any]:
@@ -103,6 +114,8 @@ def code_version() -> str | None:
 def description(run: Run) -> str:
     """What is printed before training."""
     config, facts = run.config, run.facts
+    counts = [int(count) for count in run.class_counts]
+    best_by = config.recipe.best_by if facts["validation_size"] else None
     return "\n".join(
         [
             f"device   {facts['device']}, mixed precision: {facts['amp']}",
@@ -113,6 +126,8 @@ def description(run: Run) -> str:
             f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
             f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
             *(f"note     {note}" for note in run.notes),
+            f"classes  {class_counts(run.about['classes'], counts)}",
+            *unequal(run.about["classes"], counts, config.recipe.balance, best_by),
             f"run      {run.folder.path}",
         ]
     )
@@ -129,13 +144,53 @@ def say_what_changed(photos: Photos | None) -> None:
         )
 
 
-def ending(folder: RunFolder, state: TrainState, seconds: float, exit_status: int) -> list[str]:
+def class_counts(classes: Sequence[str], counts: Sequence[int]) -> str:
+    """How many training images each class has, and what always naming the largest would give."""
+    ordered = sorted(zip(counts, map(printable, classes), strict=True), key=lambda pair: -pair[0])
+    (most, largest), (least, smallest) = ordered[0], ordered[-1]
+    if most == least:
+        return f"{most:,} images each; guessing gives {1 / len(counts):.1%}"
+    listed = ", ".join(f"{name}: {count:,}" for count, name in ordered)
+    if len(ordered) > COUNTS_LISTED:
+        listed = f"from {most:,} ({largest}) to {least:,} ({smallest}), median {median(counts):,.0f}"
+    return f"{listed}; always {largest!r} would be right on {most / sum(counts):.1%}"
+
+
+def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by: str | None) -> list[str]:
+    """A warning where the largest class has `UNEQUAL` times the images of the smallest that has any, or more: from there on the accuracy
+    says more about the large classes than about the network. It names those remedies that are not taken. best_by: None without a validation."""
+    present = [(count, name) for count, name in zip(counts, map(printable, classes), strict=True) if count]
+    (most, largest), (least, smallest) = (choose(present, key=lambda pair: pair[0]) for choose in (max, min))
+    advice = [] if balance != "none" else ["train with --balance loss or --balance sampling"]
+    advice += ["keep the best epoch with --best_by macro_f1"] if best_by in ("accuracy", "loss") else []
+    if most < UNEQUAL * least or not advice:
+        return []
+    return [
+        f"warning  the classes are unequal: {largest!r} has {most / least:.3g} times the images of {smallest!r}, and the accuracy flatters; "
+        f"look at {'validation/macro_f1 and validation/balanced_accuracy' if best_by else 'the macro F1 of an evaluation'}; "
+        f"{'; '.join(advice)}"
+    ]
+
+
+def early(state: TrainState) -> str:
+    """How --patience ended a run."""
+    count, what = state.epochs_without_better, BEST_BY_NAMES[state.recipe.best_by]
+    return f"early, after {count} epoch{'s' * (count > 1)} without a better validation {what} (--patience)"
+
+
+def ending(run: Run, seconds: float) -> list[str]:
     """What is printed at the end: how it went, where everything is, what to do next."""
+    folder, state, exit_status = run.folder, run.state, run.exit_status
     stopped, why = exit_status != 0, " by --max_minutes" * (exit_status == TIME_IS_UP)
     minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    lines = [f"{f'interrupted{why}' if stopped else 'finished'} after step {state.step} and {minutes} of training"]
+    finished = f"finished {early(state)}," if run.stopped_early else "finished"
+    lines = [f"{f'interrupted{why}' if stopped else finished} after step {state.step} and {minutes} of training"]
     if state.best_accuracy is not None:
-        lines.append(f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}")
+        line = f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}"
+        if state.recipe.best_by != "accuracy" and state.best_score is not None:
+            what = BEST_BY_NAMES[state.recipe.best_by]
+            line = f"best validation {what} {state.best_score:.4f} in epoch {state.best_epoch:g}, accuracy {state.best_accuracy:.4f}"
+        lines.append(line)
     lines.append(f"everything is in {folder.path}")
     if stopped:
         return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]

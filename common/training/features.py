@@ -28,13 +28,19 @@ from common.model.predict import predict
 class FeatureBatches:
     """Features and labels in the batches, and the order, that `Batches` would have.
 
-    features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views.
+    features: float32 (N, views, in_features); labels: int64 (N,). Epoch e takes view e modulo views. classes: as `cut_epoch`'s.
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, batch_size: int, seed: int | None, processes: Processes
+        self,
+        features: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int | None,
+        processes: Processes,
+        classes: Tensor | None = None,
     ) -> None:
-        self.features, self.labels = features, labels
+        self.features, self.labels, self.classes = features, labels, classes
         self.batch_size, self.seed, self.processes = batch_size, seed, processes
 
     def __len__(self) -> int:
@@ -45,7 +51,8 @@ class FeatureBatches:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         view = epoch % self.features.shape[1]
-        for positions in cut_epoch(len(self.labels), self.batch_size, self.seed, epoch)[start_step:]:
+        cut = cut_epoch(len(self.labels), self.batch_size, self.seed, epoch, self.classes)
+        for positions in cut[start_step:]:
             positions = positions[self.processes.rank :: self.processes.world].to(
                 self.features.device, non_blocking=True
             )
@@ -72,6 +79,7 @@ def cached_features(
 
     Errors: `UserError` when they can't be kept in a file. Raises: `Interrupted`.
     """
+    classes, batches = batches.classes, batches.plain()
     views = 1 if batches.augment == "none" else views  # without augmentation all views are the same
     path, features = None, None
     if data_digest is not None:
@@ -86,7 +94,8 @@ def cached_features(
             write_features(path, features)
     assert features is not None
     labels = batches.labels[batches.indices.to(batches.device)]
-    return FeatureBatches(features.to(batches.device), labels, batches.batch_size, batches.order_seed, processes)
+    seed = batches.order_seed
+    return FeatureBatches(features.to(batches.device), labels, batches.batch_size, seed, processes, classes)
 
 
 def extract(

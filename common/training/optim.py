@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,35 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(name: str, label_smoothing: float = 0.0, focal_gamma: float = 2.0) -> Loss:
-    """logits (b, classes) and labels, int64 (b,) or float (b, classes), → the mean loss, a scalar."""
+def build_loss(
+    name: str, label_smoothing: float = 0.0, focal_gamma: float = 2.0, class_weights: Tensor | None = None
+) -> Loss:
+    """logits (b, classes) and labels, int64 (b,) or float (b, classes), → the mean loss, a scalar.
+
+    class_weights: float (classes,), such as `balanced_weights`; each class's term of the loss is multiplied by its own. The sum is
+    divided by the number of images, as torch does for soft targets; its mean for hard ones divides by their weights, and then the
+    parts of a batch, of several processes or of --accumulate, would not add up to the whole."""
     if name == "focal":
-        return lambda logits, labels: focal_loss(logits, labels, focal_gamma)
-    return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return lambda logits, labels: focal_loss(logits, labels, focal_gamma, class_weights)
+    if class_weights is None:
+        return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    summed = partial(F.cross_entropy, weight=class_weights, reduction="sum", label_smoothing=label_smoothing)
+    return lambda logits, labels: summed(logits, labels) / len(logits)
 
 
-def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """-Σ_k y_k (1 - p_k)^gamma log p_k, averaged over images: Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4,
-    without the class weights, over a softmax. gamma 0 is cross-entropy."""
+def balanced_weights(counts: Tensor) -> Tensor:
+    """counts: images of each class (classes,) → float32 (classes,), N / (classes that occur · count): scikit-learn's
+    `class_weight="balanced"` (King & Zeng 2001). Over the images their mean is 1. A class without images weighs 0."""
+    weights = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0).float()
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float, class_weights: Tensor | None = None) -> Tensor:
+    """-Σ_k w_k y_k (1 - p_k)^gamma log p_k, averaged over images: Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5,
+    over a softmax; without class weights w, eq. 4. gamma 0 is cross-entropy."""
     targets = F.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
+    if class_weights is not None:
+        targets = targets * class_weights
     log_p = F.log_softmax(logits, dim=1)
     miss = -torch.expm1(log_p)  # 1 - p
     # At 0 exactly, a power below 1 has an infinite slope, and its product with log p = 0 is no number.

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,15 @@ from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.runs.records import Split, best_in_summary
 from common.tracking.run import start
-from common.training.facts import description, ending, run_facts, say_what_changed, split_record, weights_metadata
+from common.training.facts import (
+    description,
+    early,
+    ending,
+    run_facts,
+    say_what_changed,
+    split_record,
+    weights_metadata,
+)
 from common.training.log import Log, saved_rows
 from common.training.run import Run
 from common.training.state import TrainState
@@ -64,7 +73,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
                 say_what_is_other(run)
             elif processes.main:
                 require_free(run.folder)  # asked again: while this process prepared, another may have trained the run
-            with recorded(run), memory_errors(config.images.batch_size, device):
+            with recorded(run), memory_errors(config.images.batch_size, device, config.compute.accumulate):
                 yield run
                 end(run)
 
@@ -77,12 +86,12 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         recorded = folder.read_split() if config.run.resume else None
         data = load_data(config, recorded)
         train_part, validation_part = split_data(config, data, recorded, folder)
-        split = split_record(
-            config, data, validation_part, recorded.digest if recorded else None
-        )  # of the labels as they were
+        digest = recorded.digest if recorded else None
+        split = split_record(config, data, validation_part, digest)  # of the labels as they were
         fixes = label_fixes(config, data, folder)
         data, train_part, validation_part = fixes.applied(data), fixes.kept(train_part), fixes.kept(validation_part)
         shrunk = check_batch_size(config, len(train_part), processes)
+        check_validation(config, len(validation_part))
         # A resumed run's weights are in its last.pt.
         weights = "none" if config.run.resume else config.model.weights
         model = build_model(config.model.model, len(data.classes), weights, config.compute.seed)
@@ -138,6 +147,14 @@ def split_data(config: TrainConfig, data: Dataset, recorded: Split | None, folde
     return train, validation
 
 
+def check_validation(config: TrainConfig, images: int) -> None:
+    """What asks how good an epoch was needs images to ask. Errors: `UserError` when there are none."""
+    patience, best_by = config.duration.patience, config.recipe.best_by
+    given = f"--patience is {patience}" if patience else f"--best_by is {best_by}" if best_by != "accuracy" else None
+    if given and not images:
+        raise UserError(f"{given}, but there are no validation images to ask: give --validation_fraction, such as 0.1")
+
+
 def check_same_data(folder: RunFolder, digest: str) -> None:
     """Errors: `UserError` when a run to go on with was trained on other data."""
     if folder.read_split().digest != digest:
@@ -185,6 +202,7 @@ def training_batches(
         mix=mixing(images.mixup_alpha, images.cutmix_alpha, len(data.classes)),
         progressive_from=images.progressive_from,
         epochs=range(config.model.head_epochs, config.model.head_epochs + config.duration.epochs),
+        balanced=config.recipe.balance == "sampling",
         rank=processes.rank,
         world=processes.world,
     )
@@ -227,10 +245,14 @@ def has_finished(run: Run) -> bool:
         )
     finished = run.ended and folder.read_summary().status == "finished"
     if finished and run.processes.main:
-        print(
-            f"nothing is left to train: {folder.id} has finished all its {run.total_steps} steps; to train longer, add --epochs "
-            "with more than before, or --max_steps where that was the end"
-        )
+        if run.out_of_patience:
+            said = f"has ended {early(run.state)}; to train longer, add --patience with more than before, or None"
+        else:
+            said = (
+                f"has finished all its {run.total_steps} steps; to train longer, add --epochs "
+                "with more than before, or --max_steps where that was the end"
+            )
+        print(f"nothing is left to train: {folder.id} {said}")
     return finished
 
 
@@ -250,7 +272,8 @@ def take_stock(run: Run) -> bool:
     → whether the best weights are others."""
     state = run.state
     before = state.best_epoch
-    state.rows, state.best_epoch, state.best_accuracy = run.processes.agree(lambda: (rows_left(run), *best_left(run)))
+    state.rows, best = run.processes.agree(lambda: (rows_left(run), best_left(run)))
+    state.best_epoch, state.best_accuracy, state.best_score = best
     return state.best_epoch != before
 
 
@@ -266,15 +289,16 @@ def rows_left(run: Run) -> int:
     return len(rows)
 
 
-def best_left(run: Run) -> tuple[float | None, float | None]:
-    """Epoch and validation accuracy of what best.safetensors holds, which is said when it is not what last.pt says; None when
-    there are no such weights."""
+def best_left(run: Run) -> tuple[float | None, float | None, float | None]:
+    """Epoch, validation accuracy and score of what best.safetensors holds, which is said when it is not what last.pt says; None
+    when there are no such weights."""
     state, file = run.state, run.folder.best
     if state.best_epoch is None:
-        return None, None
+        return None, None, None
     try:
         about = load_weights(file)[1]
         epoch, step, accuracy = about["epoch"], about["step"], about["metrics"].get("validation/accuracy")
+        score = state.score_of(about["metrics"])
     except (UserError, KeyError, TypeError, AttributeError) as error:
         instead = "the weights that the run ended with" if run.ended else "the best of the epochs that follow"
         print(
@@ -282,14 +306,14 @@ def best_left(run: Run) -> tuple[float | None, float | None]:
             "will take their place",
             file=sys.stderr,
         )
-        return None, None
+        return None, None, None
     if epoch == state.best_epoch or step > state.measured:  # of an epoch that was not saved any more, which comes again
-        return state.best_epoch, state.best_accuracy
+        return state.best_epoch, state.best_accuracy, state.best_score
     print(
         f"{file} is of epoch {epoch}, not of {state.best_epoch:g} as last.pt says: it counts as the best",
         file=sys.stderr,
     )
-    return epoch, accuracy
+    return epoch, accuracy, score
 
 
 def keep_weights(run: Run) -> None:
@@ -299,7 +323,7 @@ def keep_weights(run: Run) -> None:
     run.save()
     if run.processes.main:
         with disk_errors(run.folder.summary):
-            run.folder.update_summary(**best_in_summary(run.state.best_epoch, run.state.best_accuracy))
+            run.folder.update_summary(**best_of(run.state))
 
 
 def last_row(run: Run) -> dict[str, float]:
@@ -352,6 +376,12 @@ def recorded(run: Run) -> Iterator[None]:
         raise
 
 
+def best_of(state: TrainState) -> dict[str, Any]:
+    """Of the best epoch, by the summary's keys."""
+    chosen_by = None if state.best_score is None else state.recipe.best_by
+    return best_in_summary(state.best_epoch, state.best_accuracy, chosen_by, state.best_score)
+
+
 def end(run: Run) -> None:
     """Ends the run: its summary, its weights as an artifact, its W&B run. Says where everything is."""
     tracked, state, folder = run.log.tracked, run.state, run.folder
@@ -361,8 +391,8 @@ def end(run: Run) -> None:
     if not stopped and not folder.best.exists():
         print(f"{folder.best} is gone: the weights that the run ends with take its place", file=sys.stderr)
         run.keep(last_row(run))
-    status = "interrupted" if stopped else "finished"
-    best = best_in_summary(state.best_epoch, state.best_accuracy)
+    status, best = "interrupted" if stopped else "finished", best_of(state)
+    best["stopped_early"] = not stopped and run.stopped_early
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
         header = read_metadata(folder.best)
@@ -374,4 +404,4 @@ def end(run: Run) -> None:
     ):  # last: a run that was killed before this has not ended, and --resume does it again
         folder.update_summary(status=status, seconds=seconds, **best, epoch=state.epoch, step=state.step)
     say_what_changed(run.photos)
-    print("\n".join([*ending(folder, state, seconds, run.exit_status), *tracked.hint()]), flush=True)
+    print("\n".join([*ending(run, seconds), *tracked.hint()]), flush=True)

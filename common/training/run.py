@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from common.runs.folder import RunFolder
 from common.runs.records import Split
 from common.training.features import FeatureBatches, cached_features
 from common.training.log import Log
-from common.training.optim import build_loss, lr_factor, set_lr
+from common.training.optim import balanced_weights, build_loss, lr_factor, set_lr
 from common.training.state import TrainState, require_finite
 
 
@@ -73,8 +74,19 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the last step was made and measured: a run ends with its last epoch row."""
-        return self.state.measured >= self.total_steps
+        """Whether the last step was made and measured, or patience is over: a run ends with an epoch's row."""
+        return self.state.measured >= self.total_steps or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether --patience ends the run after this epoch."""
+        patience = self.config.duration.patience
+        return patience is not None and self.state.epochs_without_better >= patience
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether --patience has ended the run before its last step."""
+        return self.out_of_patience and self.state.measured < self.total_steps
 
     @property
     def exit_status(self) -> int:
@@ -104,12 +116,19 @@ class Run:
     @cached_property
     def loss_fn(self) -> Callable[[Tensor, Tensor], Tensor]:
         recipe = self.config.recipe
-        return build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma)
+        weights = balanced_weights(self.class_counts).to(self.device) if recipe.balance == "loss" else None
+        return build_loss(recipe.loss, recipe.label_smoothing, recipe.focal_gamma, weights)
 
     @cached_property
     def validation_loss_fn(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The same without label smoothing."""
+        """The same without label smoothing and class weights, so that runs with and without them can be compared."""
         return build_loss(self.config.recipe.loss, focal_gamma=self.config.recipe.focal_gamma)
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """int64 (classes,) on the CPU: images of each class that are trained on."""
+        labels = self.batches.labels[self.batches.indices.to(self.batches.labels.device)]
+        return torch.bincount(labels, minlength=len(self.about["classes"])).cpu()
 
     @property
     def step_of_epoch(self) -> int:
@@ -125,7 +144,7 @@ class Run:
             model, processes = self.state.model, self.processes
             return cached_features(model, batches, views, self.amp, processes, self.stopped, name, digest)
 
-        return features(self.batches.plain(), views, "training"), features(self.validation, 1, "validation")
+        return features(self.batches, views, "training"), features(self.validation, 1, "validation")
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of this process. Raises: `Interrupted`."""
@@ -158,6 +177,16 @@ class Run:
         """What the loss's gradient counts here: this process's share of the batch, times the number of processes."""
         return len(images) * self.processes.world / self.batches.size(self.step_of_epoch)
 
+    @property
+    def parts(self) -> list[int]:
+        """How many of the step's images each part of its gradient is computed of, those of this process. A part has the same images
+        however many the processes are, and two of each, which BatchNorm needs."""
+        size, rank, world = self.batches.size(self.step_of_epoch), self.processes.rank, self.processes.world
+        parts = max(1, min(self.config.compute.accumulate, size // (2 * world)))
+        return [
+            len(range((rank - part[0]) % world, len(part), world)) for part in np.array_split(np.arange(size), parts)
+        ]
+
     def after_step(self, sums: Tensor, lr: float, images: int) -> None:
         """Counts the step; logs and saves where the config says so. images: those of this process."""
         state, tracking = self.state, self.config.tracking
@@ -181,18 +210,24 @@ class Run:
         return {"epoch": epoch, **state.latest, "train/loss": loss, "train/accuracy": accuracy}
 
     def keep_if_best(self, row: dict[str, float]) -> None:
-        """best.safetensors holds the weights of the best validation accuracy; without a validation, the newest.
+        """best.safetensors holds the weights of the epoch that is best by --best_by; without a validation, the newest.
 
         Errors: `RunError` when the validation loss is not finite."""
-        state, accuracy = self.state, row.get("validation/accuracy")
+        state = self.state
         require_finite("validation/loss", row.get("validation/loss", 0.0), state.step, row["lr"])
-        if accuracy is None or state.best_accuracy is None or accuracy > state.best_accuracy:
+        if state.is_best(state.score_of(row)):
             self.keep(row)
+            state.epochs_without_better = 0
+        elif state.step % len(self.batches) == 0 and state.epoch >= self.config.model.head_epochs:
+            state.epochs_without_better += (
+                1  # not an epoch that max_steps cut short, which comes again when the run goes on
+            )
 
     def keep(self, row: dict[str, float]) -> None:
         """The weights, which `row` is about, are the best from here on."""
         state = self.state
         state.best_epoch, state.best_accuracy = row["epoch"], row.get("validation/accuracy")
+        state.best_score = state.score_of(row)
         if self.processes.main:
             metrics = {key: value for key, value in row.items() if key.startswith(("train/", "validation/"))}
             about = {**self.about, "epoch": row["epoch"], "step": state.step, "metrics": metrics}
@@ -206,7 +241,7 @@ class Run:
     def end_epoch(self, row: dict[str, float]) -> None:
         """Writes the row; a whole epoch is then done, if it was not cut short by max_steps."""
         state = self.state
-        self.write_row(row, last=state.step == self.total_steps)
+        self.write_row(row, last=state.step == self.total_steps or self.out_of_patience)
         state.measured = state.step
         if state.step % len(self.batches) == 0:
             state.epoch += 1

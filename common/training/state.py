@@ -3,6 +3,7 @@
 import math
 import time
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from common.model.weights import FORMAT, as_os_error, load_into
 from common.training.optim import averaged, build_scaler, build_sgd, parameter_groups
 
 # The plain numbers among a state's fields, as `last.pt` has them under "progress".
-PROGRESS = ("epoch", "step", "measured", "best_epoch", "best_accuracy", "latest")
+PROGRESS = (
+    *("epoch", "step", "measured", "best_epoch", "best_accuracy", "best_score", "epochs_without_better", "latest"),
+)
 
 
 @dataclass
@@ -45,6 +48,10 @@ class TrainState:
     best_epoch: float | None = None
     best_accuracy: float | None = None
     """validation accuracy of the best epoch"""
+    best_score: float | None = None
+    """what `recipe.best_by` names, of the best epoch"""
+    epochs_without_better: int = 0
+    """whole epochs validated since the best one, not counting those of head_epochs"""
     latest: dict[str, float] = field(default_factory=dict)
     """the newest step's lr and loss, and the speed"""
     earlier_seconds: float = 0.0
@@ -83,6 +90,16 @@ class TrainState:
     def evaluated(self) -> nn.Module:
         """The network that is validated: the averaged one where there is an average."""
         return self.average.module if self.average is not None else self.network
+
+    def score_of(self, row: Mapping[str, Any]) -> float | None:
+        """The number of an epoch's row by which the best is chosen; None without a validation."""
+        return row.get(f"validation/{self.recipe.best_by}")
+
+    def is_best(self, score: float | None) -> bool:
+        """Whether an epoch with this score is better than the best so far. Without a validation the newest is."""
+        if score is None or self.best_score is None:
+            return True
+        return score < self.best_score if self.recipe.best_by == "loss" else score > self.best_score
 
     def weights(self) -> dict[str, Tensor]:
         """The whole model's state with the weights that were validated."""
@@ -126,8 +143,14 @@ class TrainState:
         """Goes on from `path`. Errors: `UserError` when the file is damaged or of another run."""
         state = load_training_state(path)
         try:
+            # Earlier versions chose by the accuracy, and did not count.
+            progress = {
+                "best_score": state["progress"]["best_accuracy"],
+                "epochs_without_better": 0,
+                **state["progress"],
+            }
             for name in PROGRESS:
-                value = state["progress"][name]
+                value = progress[name]
                 numbers = value.values() if name == "latest" else [value]
                 if not all(type(number) in (int, float, type(None)) for number in numbers):
                     raise TypeError(f"{name} is no number")

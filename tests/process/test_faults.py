@@ -91,6 +91,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_lr(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "batch_size, accumulate, said",
+    [
+        (64, 1, "try --batch_size 32, --accumulate 2, or a smaller"),
+        (64, 8, "try --batch_size 32, --accumulate 16, or"),
+        (64, 32, "try --batch_size 32, or a smaller"),
+        (64, None, "try --batch_size 32, or a smaller"),
+    ],
+)
+def test_out_of_memory_names_the_parts_to_train_a_batch_in(batch_size, accumulate, said):
+    with pytest.raises(RunError, match=said), memory_errors(batch_size, torch.device("cpu"), accumulate):
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),

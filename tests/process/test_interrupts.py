@@ -41,6 +41,8 @@ SMALL = PRESETS["digits"].replace(
 KINDS = {
     "full": {"mixup_alpha": 0.2, "ema_decay": 0.9, "nesterov": True},
     "partial": {"finetune": "partial", "backbone_lr_scale": 0.5, "augment": "none"},
+    "balanced": {"balance": "sampling", "accumulate": 3, "best_by": "macro_f1", "mixup_alpha": 0.2, "ema_decay": 0.9},
+    "balanced head": {"finetune": "head", "balance": "sampling", "accumulate": 2, "best_by": "loss"},
     "head": {"finetune": "head", "feature_views": 2, "momentum": 0.5},
     "head first": {"head_epochs": 1, "epochs": 1, "feature_views": 2, "mixup_alpha": 0.2, "ema_decay": 0.9},
 }
@@ -99,6 +101,8 @@ def hour_in_call(patch: pytest.MonkeyPatch, module: object, name: str, call: int
     [
         ("full", step, "train_step", 17, 17),
         ("partial", step, "train_step", 8, 8),
+        ("balanced", step, "train_step", 17, 17),
+        ("balanced head", step, "train_step", 5, 5),
         ("head", step, "train_step", 20, 20),
         ("head", features, "predict", 2, 0),
         ("head first", features, "predict", 2, 0),

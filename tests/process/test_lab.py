@@ -98,6 +98,7 @@ def test_rows_have_the_documented_keys_and_one_row_a_step(lab):
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
     batch = {"step", "time", "epoch", "lr", "train/batch_loss", "throughput/images_per_second"}
     epoch = {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "validation/top5_accuracy"}
+    epoch |= {"validation/macro_f1", "validation/balanced_accuracy"}
     assert set(rows[0]) == batch
     assert set(rows[2]) == set(rows[5]) == batch | epoch
     assert [rows[2]["epoch"], rows[5]["epoch"]] == [1, 2]

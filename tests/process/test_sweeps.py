@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -307,6 +308,26 @@ def test_a_sweep_does_not_go_on_with_another_file(here):
         run(write_sweep(here, parameters=lrs(0.2)))
 
 
+@pytest.mark.parametrize(
+    "metric, best_by, noted",
+    [
+        ("validation/accuracy", None, None),
+        ("validation/macro_f1", ["macro_f1"], None),
+        ("validation/macro_f1", None, "best validation/accuracy; .* add `best_by: {value: macro_f1}`"),
+        (
+            "validation/accuracy",
+            ["accuracy", "balanced_accuracy"],
+            "validation/accuracy or validation/balanced_accuracy",
+        ),
+        ("train/accuracy", None, None),
+    ],
+)
+def test_a_metric_by_which_trials_do_not_keep_their_best_epoch_is_noted(metric, best_by, noted, here):
+    parameters = {**TWO_BY_TWO, **({"best_by": {"values": best_by}} if best_by else {})}
+    note = read_sweep(write_sweep(here, metric={"name": metric, "goal": "maximize"}, parameters=parameters)).note
+    assert (note is None) == (noted is None) and re.search(noted or "", note or "")
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +340,8 @@ def test_a_sweep_does_not_go_on_with_another_file(here):
         ({"metric": None}, "metric is None"),
         ({"metric": {"goal": "maximize"}}, "metric.name is missing"),
         ({"metric": {**METRIC, "goal": "best"}}, "metric.goal is 'best'"),
+        ({"metric": {"name": "validation/macro_f1"}}, "metric.goal is minimize"),
+        ({"metric": {"name": "validation/loss", "goal": "maximize"}}, "must be minimize for validation/loss"),
         ({"metric": {**METRIC, "target": 0.9}}, "metric has target, not supported"),
         ({"run_cap": 0}, "run_cap is 0"),
         ({"parameters": None}, "parameters is None"),

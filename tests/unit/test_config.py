@@ -34,6 +34,7 @@ VALUES = {
     "weights": "other.pth", "finetune": "partial", "head_epochs": 2, "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
     "lr": 3e-05, "backbone_lr_scale": 0.1, "layer_decay": 0.75, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
     "label_smoothing": 0.1, "focal_gamma": 1.5, "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.9,
+    "balance": "sampling", "best_by": "macro_f1", "patience": 4, "accumulate": 2,
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
     "run_id": "a-run", "max_minutes": 2.5, "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
     "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
@@ -126,7 +127,8 @@ def test_a_runs_config_given_as_flags_repeats_the_run(name):
         ("weight_decay", -1.0), ("weight_decay", float("nan")), ("label_smoothing", 1.0), ("focal_gamma", -1.0),
         ("warmup_epochs", 6.0), ("mixup_alpha", -1.0), ("cutmix_alpha", float("inf")), ("ema_decay", 1.0),
         ("feature_views", 101), ("progressive_from", 225), ("progressive_from", 8), ("seed", -1), ("seed", 2**31),
-        ("checkpoint_every", -1), ("log_every", 0), ("dataset", "folder"),
+        ("checkpoint_every", -1), ("log_every", 0), ("dataset", "folder"), ("patience", 0), ("accumulate", 0), ("accumulate", 17),
+        ("balance", "weights"), ("best_by", "f1"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(flag, value):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 from sklearn import metrics as sk
+from sklearn.dummy import DummyClassifier
 
 from common.analysis import metrics
 
@@ -53,6 +54,18 @@ def test_confusion_matrix_and_scores_equal_scikit_learn(scored):
     assert metrics.macro_f1(confusion) == pytest.approx(
         sk.f1_score(labels, predictions, labels=range(12), average="macro", zero_division=0)
     )
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_balanced_accuracy_and_baseline_equal_scikit_learn(scored):
+    logits, labels = scored
+    predictions = logits.argmax(axis=1)
+    for some in (labels >= 0, labels < 4, labels == 2):  # classes that don't occur have no recall
+        confusion = metrics.confusion_matrix(labels[some], predictions[some], 12)
+        expected = sk.balanced_accuracy_score(labels[some], predictions[some])
+        assert metrics.balanced_accuracy(confusion) == pytest.approx(expected)
+        dummy = DummyClassifier(strategy="most_frequent").fit(logits[some], labels[some])
+        assert metrics.baseline_accuracy(confusion) == pytest.approx(dummy.score(logits[some], labels[some]))
 
 
 def test_softmax_and_likelihood_equal_the_references_even_for_huge_logits(scored):

@@ -14,7 +14,7 @@ from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, comparable, saved_predictions
 from common.analysis.report import Checkpoint, DuplicatePair, Duplicates, Errors, Evaluated, Report, Thumbnails
 from common.analysis.tables import tables
-from common.analysis.text import classification_report, headline, most_confused
+from common.analysis.text import as_text, classification_report, failing, headline, most_confused
 from common.base.errors import UserError
 from common.runs.folder import EvaluationFolder
 
@@ -64,8 +64,14 @@ def test_the_metrics_equal_scikit_learn(predictions, full):
     labels, answers = predictions.labels, predictions.logits.argmax(axis=1)
     groups = np.array(SUPERCLASS_OF)
     assert set(full.metrics) == {
-        f"test/{name}" for name in ("accuracy", "top5_accuracy", "superclass_accuracy", "macro_f1", "ece")
+        f"test/{name}"
+        for name in (
+            *("accuracy", "top5_accuracy", "superclass_accuracy", "macro_f1", "ece"),
+            *("balanced_accuracy", "baseline_accuracy"),
+        )
     }
+    assert full.metrics["test/balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, answers))
+    assert full.metrics["test/baseline_accuracy"] == max(np.bincount(labels)) / 400
     every = {"labels": range(7), "average": "macro", "zero_division": 0}
     top5 = sk.top_k_accuracy_score(labels, predictions.logits, k=5, labels=range(7))
     assert full.metrics["test/accuracy"] == pytest.approx(sk.accuracy_score(labels, answers))
@@ -300,6 +306,48 @@ def test_the_text_says_what_the_numbers_are(predictions, full):
         predictions.labels, predictions.predicted, labels=range(7), target_names=CLASSES, digits=3, zero_division=0
     )
     assert classification_report(predictions, CLASSES) == expected
+
+
+def unequal(classes: int, majority: int, found: int = 0) -> Predictions:
+    """Every image taken for class 0, of which there are `majority`, but for `found` of class 1; two of each other class."""
+    labels = np.repeat(np.arange(classes), [majority] + [2] * (classes - 1))
+    answers = np.zeros_like(labels)
+    answers[majority : majority + found] = 1
+    return Predictions(np.eye(classes, dtype=np.float32)[answers] * 9, labels, np.arange(len(labels)))
+
+
+def test_the_text_sets_the_accuracy_beside_what_always_the_largest_class_gives(predictions):
+    names = [f"class {number}" for number in range(30)]
+    text = as_text(report_of(made := unequal(30, 155), classes=names), made)
+    assert "baseline to beat     0.7277   always 'class 0'; the accuracy is not surely above it" in text
+    assert f"balanced accuracy    {1 / 30:.4f}" in text
+    labels = predictions.labels
+    share, name = max(np.bincount(labels)) / 400, CLASSES[np.bincount(labels).argmax()]
+    line = f"baseline to beat     {share:.4f}   always {name!r}\n"
+    assert line in headline(report_of(predictions, classes=CLASSES))
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_every_class_that_fails_is_named_and_no_other(classes):
+    names = [f"class {number}." for number in range(classes)]
+    made = unequal(classes, 50, found=1)
+    report = report_of(made, classes=names)
+    assert [row.name for row in report.failing] == names[2:]
+    text = failing(report)
+    assert f"classes that fail: {classes - 2} of {classes}" in text
+    for name in names[2:]:
+        assert f"  {name}: none of 2 images found, never predicted" in text
+    assert names[0] not in text and names[1] not in text and text in as_text(report, made)
+
+
+def test_a_class_that_is_named_for_others_alone_fails_too(predictions, full):
+    assert failing(full) == ""  # a class without images is no failure
+    logits = predictions.logits.copy()
+    logits[:, 2] = np.where(predictions.labels == 2, -99, 99)
+    report = report_of(replace(predictions, logits=logits), classes=CLASSES)
+    count = int((predictions.labels == 2).sum())
+    assert f"  cat: none of {count} images found, and {400 - count} of other classes taken for it" in failing(report)
+    assert {row.name for row in report.failing} >= {"cat"}
 
 
 def test_predictions_come_back_from_their_file(predictions, tmp_path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from dashboard_runs import CLASSES, STARTED, make_run, make_sweep
 from helpers import ROOT, run_script, script_environment
 from PIL import Image
 
-from common.analysis.report import Comparison, Duplicates
+from common.analysis.analyse import analyse
+from common.analysis.predictions import Predictions
+from common.analysis.report import Comparison, Duplicates, Report
 from common.base.errors import UserError
 from common.dashboard import page, pictures, reading, summary
 
@@ -283,6 +286,42 @@ def test_answers_name_the_numbers_of_the_report(runs_dir: Path) -> None:
     assert taken in answers["What are they taken for?"]
     assert summary.percent(raw["calibration"]["ece"]) in answers["Is its confidence to be trusted?"]
     assert "not tested" in summary.how_good({**run, "report": None})
+
+
+def one_sided(report: Report, majority: int, classes: int) -> Report:
+    """The same of images of which `majority` are of the first class, and two of each other; all are taken for the first."""
+    labels = np.repeat(np.arange(classes), [majority] + [2] * (classes - 1))
+    logits = np.zeros((len(labels), classes), dtype=np.float32)
+    logits[:, 0] = 5
+    names = [f"c{number}." for number in range(classes)]
+    return replace(report, **vars(analyse(Predictions(logits, labels, np.arange(len(labels))), names)))
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_the_baseline_is_the_largest_class_and_every_class_that_is_never_found_is_named(runs_dir, classes) -> None:
+    run = reading.read_run(runs_dir / "poor")
+    run["report"] = one_sided(run["report"], 150, classes)
+    share = summary.percent(150 / (150 + 2 * (classes - 1)))
+    good = summary.how_good(run)
+    assert f"always answering 'c0.' gives {share}, which it does not surely beat" in good
+    assert summary.percent(1 / classes) + " (balanced accuracy)" in good and "guessing" not in good
+    text = summary.failing_classes(run["report"]).split("Found least often")[0]
+    assert text.startswith("Never found: ") and all(f"c{number}." in text for number in range(1, classes))
+    assert "c0." not in text
+
+
+def test_where_no_class_fails_none_is_said_to(runs_dir) -> None:
+    run = reading.read_run(runs_dir / "good")
+    assert summary.failing_classes(run["report"]).startswith("Found least often")
+    assert "surely" not in summary.how_good(run)
+
+
+def test_a_best_epoch_that_another_number_chose_is_said_to_be(runs_dir) -> None:
+    run = reading.read_run(runs_dir / "poor")
+    untested = {**run, "report": None}
+    assert "chosen by this number" in summary.how_good(untested)
+    untested["config"] = {**run["config"], "best_by": "macro_f1"}
+    assert "chosen by that set's macro_f1" in summary.how_good(untested)
 
 
 def test_a_comparison_whose_interval_holds_zero_may_be_chance() -> None:

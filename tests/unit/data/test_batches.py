@@ -14,6 +14,7 @@ from common.data.batches import (
     MEAN,
     STD,
     Batches,
+    balanced_draws,
     batch_images,
     cut_epoch,
     denormalize,
@@ -71,6 +72,63 @@ def test_every_epoch_is_another_permutation_of_all_images():
         assert order.sort().values.tolist() == list(range(COUNT))
     for one, other in itertools.combinations(orders, 2):
         assert not torch.equal(one, other)
+
+
+# Classes 0, 2 and 3 with 31, 4 and 2 of 37 images.
+UNEQUAL = torch.tensor([0] * 20 + [3, 2, 2, 0, 0, 2, 2, 3] + [0] * 9)
+
+
+def drawn(seed: int = 0) -> torch.Tensor:
+    return balanced_draws(UNEQUAL, torch.Generator().manual_seed(seed))
+
+
+def test_balanced_draws_show_each_class_and_each_of_its_images_equally_often_but_for_one():
+    for seed in range(20):
+        positions = drawn(seed)
+        assert len(positions) == len(UNEQUAL)
+        assert sorted(torch.bincount(UNEQUAL[positions]).tolist()) == [0, 12, 12, 13]
+        for label in (0, 2, 3):
+            times = torch.bincount(positions, minlength=len(UNEQUAL))[label == UNEQUAL]
+            assert times.max() - times.min() <= 1, "an image is shown twice before another is shown once"
+    assert set(torch.cat([drawn(seed) for seed in range(20)]).tolist()) == set(range(len(UNEQUAL)))
+
+
+def test_balanced_draws_have_the_mean_of_torchs_weighted_sampler():
+    counts = torch.bincount(UNEQUAL)
+    weights = 1 / counts[UNEQUAL]
+    sampled = [*torch.utils.data.WeightedRandomSampler(weights, 400 * 37, generator=torch.Generator().manual_seed(0))]
+    expected = torch.bincount(torch.tensor(sampled), minlength=37) / 400
+    found = torch.bincount(torch.cat([drawn(seed) for seed in range(400)]), minlength=37) / 400
+    for label in (0, 2, 3):
+        of_class = label == UNEQUAL
+        torch.testing.assert_close(found[of_class].mean(), expected[of_class].mean(), rtol=0.05, atol=0)
+
+
+def unequal(**options) -> Batches:
+    return Batches(images(40), torch.cat([UNEQUAL, torch.tensor([1, 1, 1])]), torch.arange(37), 8, 16, CPU,
+                   augment="basic", seed=3, training=True, balanced=True, **options)  # fmt: skip
+
+
+def test_balanced_batches_are_a_function_of_seed_and_epoch_and_go_on_where_they_stopped():
+    whole = list(unequal().epoch(1))
+    torch.manual_seed(1)
+    for start in (0, 3, len(whole)):
+        assert_same(whole[start:], unequal().epoch(1, start))
+    assert not torch.equal(whole[0][0], next(unequal().epoch(2))[0])
+    assert sorted(torch.bincount(torch.cat([labels for _, labels in whole])).tolist()) == [0, 12, 12, 13]
+    assert [len(labels) for _, labels in whole] == [unequal().size(step) for step in range(5)]
+
+
+def test_two_processes_share_the_balanced_batches_of_one():
+    parts = [list(unequal(rank=rank, world=2).epoch(1)) for rank in range(2)]
+    for (pixels, labels), *shares in zip(unequal().epoch(1), *parts, strict=True):
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[0], pixels[rank::2]) and torch.equal(share[1], labels[rank::2])
+
+
+def test_a_validation_is_never_balanced():
+    batches = Batches(images(37), UNEQUAL, torch.arange(37), 8, 16, CPU, balanced=True)
+    assert torch.equal(torch.cat([labels for _, labels in batches.epoch(0)]), UNEQUAL)
 
 
 def test_without_a_seed_the_order_is_the_images_own():

@@ -145,6 +145,24 @@ def test_two_processes_compute_half_of_the_features_each_and_keep_all():
             assert torch.equal(part, features[rank::2])
 
 
+def test_a_head_trained_on_balanced_features_is_the_one_trained_on_balanced_images():
+    """The augmented pixels of an image that is drawn twice are others, those of its features are not: without augmentation."""
+    labels, indices = make().labels[make().indices], torch.arange(COUNT)
+    rare = torch.where(labels < 8, 0, 1)  # 18 and 4 of 22
+    random = torch.Generator().manual_seed(0)
+    pictures = torch.randint(256, (COUNT, 3, 16, 16), dtype=torch.uint8, generator=random)
+    batches = Batches(pictures, rare, indices, 8, 16, CPU, seed=3, training=True, balanced=True)
+    model = tiny()
+    whole = trained(copy.deepcopy(model), batches)
+    kept = cached_features(model, batches, 1, None, Processes(), lambda: False, "")
+    for epoch in range(2):
+        shown = torch.cat([labels for _, labels in kept.epoch(epoch)])
+        assert torch.equal(shown, torch.cat([labels for _, labels in batches.epoch(epoch)]))
+        assert torch.bincount(shown).tolist() == [COUNT // 2] * 2
+    torch.testing.assert_close(trained(model.fc, kept).weight, whole.fc.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kept.labels, rare)  # in the file, and in memory, each image is there once
+
+
 def test_no_validation_images_have_no_features():
     empty = Batches(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1), torch.arange(0), 8, 16, CPU)
     assert extract(tiny(), empty, 1, None, Processes(), lambda: False, "").shape == (0, 1, tiny().fc.in_features)

@@ -3,15 +3,26 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from tiny_models import tiny_architectures
 from torch import nn
 from torch.nn import functional as F
 
 from common.config import Recipe
 from common.model.build import set_trainable
-from common.training.optim import averaged, build_loss, build_sgd, focal_loss, lr_factor, parameter_groups, set_lr
+from common.training.optim import (
+    averaged,
+    balanced_weights,
+    build_loss,
+    build_sgd,
+    focal_loss,
+    lr_factor,
+    parameter_groups,
+    set_lr,
+)
 from common.training.state import TrainState
 
 CPU = torch.device("cpu")
@@ -61,6 +72,48 @@ def test_cross_entropy_is_torchs_with_the_smoothing_asked_for():
     logits, labels, _ = scored()
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     assert torch.equal(build_loss("cross_entropy", 0.1)(logits, labels), expected)
+
+
+@pytest.mark.parametrize("counts", [[300, 60, 20], [5, 5], [7], [40, 0, 3, 1]], ids=str)
+def test_balanced_weights_are_scikit_learns_and_their_mean_over_images_is_1(counts):
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    present = sorted(set(labels))
+    weights = balanced_weights(torch.tensor(counts))
+    expected = compute_class_weight("balanced", classes=np.array(present), y=labels)
+    assert weights[present].tolist() == pytest.approx(expected.tolist())
+    assert float(weights[labels].mean()) == pytest.approx(1)
+    assert all(weights[label] == 0 for label, count in enumerate(counts) if count == 0)
+
+
+WEIGHTS = torch.tensor([0.2, 3.0, 1.0, 0.5, 7.0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_weighted_loss_is_torchs_for_soft_targets_and_its_sum_over_images_for_hard_ones(smoothing):
+    logits, labels, soft = scored()
+    loss = build_loss("cross_entropy", smoothing, class_weights=WEIGHTS)
+    torchs = nn.CrossEntropyLoss(WEIGHTS, label_smoothing=smoothing)
+    torch.testing.assert_close(loss(logits, soft), torchs(logits, soft))
+    torch.testing.assert_close(loss(logits, labels), torchs(logits, F.one_hot(labels, 5).float()))
+    # torch's mean for hard targets, but for what it divides by
+    torch.testing.assert_close(loss(logits, labels), torchs(logits, labels) * WEIGHTS[labels].mean())
+
+
+def test_the_weighted_focal_loss_of_gamma_0_is_weighted_cross_entropy():
+    logits, labels, soft = scored()
+    for targets in (labels, soft):
+        focal = build_loss("focal", focal_gamma=0, class_weights=WEIGHTS)(logits, targets)
+        torch.testing.assert_close(focal, build_loss("cross_entropy", class_weights=WEIGHTS)(logits, targets))
+    focal, plain = build_loss("focal", class_weights=torch.ones(5)), build_loss("focal")
+    assert torch.equal(focal(logits, labels), plain(logits, labels))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+def test_parts_of_a_batch_weighted_by_their_images_add_up_to_its_weighted_loss(name):
+    logits, labels, _ = scored(7)
+    loss = build_loss(name, class_weights=WEIGHTS)
+    parts = [len(part) / 7 * loss(logits[part], labels[part]) for part in torch.arange(7).split([4, 2, 1])]
+    torch.testing.assert_close(sum(parts), loss(logits, labels))
 
 
 @pytest.mark.parametrize("finetune", ["full", "partial", "head"])

@@ -1,7 +1,10 @@
 """A step trains, weighs every image alike, and never waits for the device."""
 
+import contextlib
+
 import pytest
 import torch
+from sklearn import metrics as sk
 from tiny_models import tiny_architectures
 from torch import nn
 from torch.nn import functional as F
@@ -39,9 +42,9 @@ class Training:
         self.scaler = torch.amp.GradScaler("cpu", enabled=amp is torch.float16)
         self.loss_fn = build_loss("cross_entropy")
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+    def step(self, images: torch.Tensor, labels: torch.Tensor, weight: float = 1.0, parts=()) -> torch.Tensor:
         return train_step(
-            self.model, images, labels, self.loss_fn, self.optimizer, self.scaler, self.amp, weight=weight
+            self.model, images, labels, self.loss_fn, self.optimizer, self.scaler, self.amp, weight=weight, parts=parts
         )
 
 
@@ -88,6 +91,62 @@ def test_two_unequal_shares_weighted_by_their_images_make_the_whole_batchs_step(
         Training(layer).step(images[part], labels[part], weight=len(images[part]) * 2 / 6)
     steps = [layer.weight.detach() - start for layer in layers]
     torch.testing.assert_close(steps[0], (steps[1] + steps[2]) / 2)
+
+
+@pytest.mark.parametrize("parts", [[8], [4, 4], [3, 3, 2], [1] * 8], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("amp", [None, torch.float16], ids=str)
+def test_a_batch_in_parts_gives_the_step_of_the_whole(parts, soft, amp):
+    images, labels = batch()
+    if soft:
+        labels = torch.softmax(torch.randn(8, 10, generator=torch.Generator().manual_seed(1)), dim=1)
+    whole, divided = Training(small(), amp=amp), Training(small(), amp=amp)
+    close = {"rtol": 1e-5, "atol": 1e-6} if amp is None else {"rtol": 1e-3, "atol": 1e-4}
+    for _ in range(3):  # the momentum, too
+        expected, found = whole.step(images, labels), divided.step(images, labels, parts=parts)
+        torch.testing.assert_close(found, expected, **close)
+    torch.testing.assert_close(divided.model[1].weight, whole.model[1].weight, **close)
+    assert all(parameter.grad is None for parameter in divided.model.parameters())
+
+
+def test_a_batch_in_parts_is_a_plain_loop_that_adds_gradients_up():
+    """With BatchNorm, which sees a part at a time, whatever does it."""
+    images, labels = batch()
+    ours, plain = Training(tiny(), lr=0.01), tiny()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(2):
+        ours.step(images, labels, parts=[5, 3])
+        optimizer.zero_grad()
+        for part in (slice(0, 5), slice(5, 8)):
+            (F.cross_entropy(plain(images[part]), labels[part], reduction="sum") / 8).backward()
+        optimizer.step()
+    torch.testing.assert_close(ours.model.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+def test_several_processes_wait_for_each_other_in_the_last_part_alone():
+    alone = []
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.quiet = small(), False
+
+        def no_sync(self):
+            @contextlib.contextmanager
+            def quiet():
+                self.quiet = True
+                yield
+                self.quiet = False
+
+            return quiet()
+
+        def forward(self, images):
+            alone.append((len(images), self.quiet))
+            return self.model(images)
+
+    Training(Wrapped()).step(*batch(), parts=[3, 3, 2])
+    Training(Wrapped()).step(*batch())
+    assert alone == [(3, True), (3, True), (2, False), (8, False)]
 
 
 def test_a_mixed_image_is_right_when_its_larger_part_is_named():
@@ -160,6 +219,7 @@ def test_predictions_come_in_order_on_the_cpu_and_change_nothing():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_scores_are_what_counting_gives():
     random = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(40, 10, generator=random), torch.randint(10, (40,), generator=random)
@@ -171,5 +231,13 @@ def test_scores_are_what_counting_gives():
     assert measured["validation/accuracy"] == pytest.approx(first / 40)
     assert measured["validation/top5_accuracy"] == pytest.approx(fifth / 40)
     assert measured["validation/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)))
+    for classes, count in ((10, 40), (10, 3), (4, 40)):  # the last classes of few images don't occur
+        guesses, truth = logits[:count, :classes], labels[:count] % classes
+        measured = scores(guesses, truth, build_loss("cross_entropy"))
+        named = guesses.argmax(dim=1)
+        every = {"labels": range(classes), "average": "macro", "zero_division": 0}
+        assert measured["validation/macro_f1"] == pytest.approx(sk.f1_score(truth, named, **every))
+        expected = sk.balanced_accuracy_score(truth, named)
+        assert measured["validation/balanced_accuracy"] == pytest.approx(expected)
     few = scores(logits[:, :3], labels % 3, build_loss("cross_entropy"))  # fewer classes than five
     assert few["validation/top5_accuracy"] == 1
