@@ -136,7 +136,7 @@ def load_folder(root: Path | None, split: Split, how: Decoding, known: Known = N
     remarks = _lacking(folder, classes)
     if split == "test" and known.test_files:
         remarks.append(f"{root} has a folder for test now: it is evaluated, and not what was drawn when the run began")
-    return _dataset(root, images, photos, classes, remarks)
+    return _dataset(f"{folder.name}/", images, photos, classes, remarks)
 
 
 def _train(layout: Layout, how: Decoding, known: Known) -> Dataset:
@@ -156,13 +156,13 @@ def _train(layout: Layout, how: Decoding, known: Known) -> Dataset:
     test_files = None if layout.has("test") else ()
     if not layout.has("validation"):
         images, photos = decode.load(train, how)
-        return replace(_dataset(root, images, photos, classes, remarks), test_files=test_files)
+        return replace(_dataset(f"{folder.name}/", images, photos, classes, remarks), test_files=test_files)
     validation = matched_photos(layout.folder("validation"), classes, folder)
     remarks.append(f"{validation.folder} is the validation set: --validation_fraction is not used")
     images, photos = decode.load(train.in_parent() + validation.in_parent(), how)  # one file in the cache
     start = sum(name.startswith(f"{folder.name}/") for name in photos.names)
     return replace(
-        _dataset(root, images, photos, classes, remarks),
+        _dataset("", images, photos, classes, remarks),
         validation_folder=validation.folder.name,
         validation=range(start, len(photos.names)),
         test_files=test_files,
@@ -185,12 +185,12 @@ def _of_one_folder(root: Path, split: Split, how: Decoding, known: Known) -> Dat
         counts = f"{len(test)} of the {len(photos.names)} photos in {root}"
         remark = f"{counts} are its test set, as split.json records; the others are train"
         files = tuple(key for key in there if key in drawn)
-        return replace(_dataset(root, images[:start], photos.at(rest), classes, [remark]), test_files=files)
+        return replace(_dataset("", images[:start], photos.at(rest), classes, [remark]), test_files=files)
     if not test:
         remark = (
             f"all {len(photos.names)} photos in {root} are evaluated: none of them was set apart when the run began"
         )
-        return _dataset(root, images, photos, classes, [remark])
+        return _dataset("", images, photos, classes, [remark])
     if missing := sorted(drawn - set(there)):
         raise UserError(f"{root} lacks {len(missing)} of the run's {len(drawn)} test photos, such as {missing[0]}")
     remarks = []
@@ -201,7 +201,7 @@ def _of_one_folder(root: Path, split: Split, how: Decoding, known: Known) -> Dat
     if known.train_size is not None and len(rest) > known.train_size:
         added = len(rest) - known.train_size
         remarks.append(f"{added} photos came to {root} since the run began: they are not in its test set")
-    return _dataset(root, images[start:], photos.at(test), classes, remarks)
+    return _dataset("", images[start:], photos.at(test), classes, remarks)
 
 
 def _draw_test(photos: Photos, how: Decoding) -> list[str]:
@@ -216,9 +216,9 @@ def _draw_test(photos: Photos, how: Decoding) -> list[str]:
     return [_key(photos.names[i]) for i in test.tolist()]
 
 
-def _dataset(root: Path, images: Tensor, photos: Photos, classes: Sequence[str], remarks: Sequence[str]) -> Dataset:
+def _dataset(place: str, images: Tensor, photos: Photos, classes: Sequence[str], remarks: Sequence[str]) -> Dataset:
     labels = torch.tensor(photos.labels, dtype=torch.int64)
-    names = tuple(_key((photos.folder / name).relative_to(root).as_posix()) for name in photos.names)
+    names = tuple(_key(f"{place}{name}") for name in photos.names)
     data = Dataset("folder", images, labels, tuple(classes), None, None, flip=True)
     return replace(data, names=names, photos=photos, remarks=tuple(remarks))
 

@@ -75,7 +75,7 @@ def test_the_report_has_exactly_the_promised_keys(report):
         *("overlapping_classes", "duplicates", "comparison", "thumbnails", "figures", "tables"),
     }
     assert set(report["checkpoint"]) == {"path", "sha256", "model", "epoch", "artifact"}
-    assert set(report["dataset"]) == {"name", "data_dir", "size", "digest", "labels_digest"}
+    assert set(report["dataset"]) == {"name", "data_dir", "size", "digest", "labels_digest", "unused", "skipped"}
     assert (report["run_id"], report["split"], report["dataset"]["size"]) == ("second", "test", 359)
 
 
