@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.base.errors import UserError
 from common.base.home import expanded
-from common.data.cifar import load_cifar
+from common.data.cifar import is_unpacked, load_cifar
 from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
 from common.data.folder import load_folder
@@ -22,15 +22,12 @@ LOADERS: dict[str, Callable[[Path | None, Split, int], Dataset]] = {
     "folder": lambda folder, split, image_size: load_folder(folder, split, image_size),
 }
 
-UNPACKED = {
-    "cifar100": "cifar-100-python",
-    "cifar10": "cifar-10-batches-py",
-}  # torchvision's folders of what is downloaded
+DOWNLOADED = ("cifar100", "cifar10")
 
 
 def is_there(name: str, data_dir: str) -> bool:
     """Whether nothing would be downloaded into `data_dir` to load the dataset."""
-    return name not in UNPACKED or Path(expanded(data_dir, "--data_dir"), UNPACKED[name]).is_dir()
+    return name not in DOWNLOADED or is_unpacked(name, Path(expanded(data_dir, "--data_dir")))
 
 
 def load_dataset(name: str, data_dir: str | None, split: Split, image_size: int) -> Dataset:
