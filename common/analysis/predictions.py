@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.analysis import metrics
 from common.analysis.report import Report
 from common.base.errors import UserError, first_line
-from common.base.files import atomic_path
+from common.base.files import atomic_path, is_no_file
 from common.runs.folder import EvaluationFolder
 
 LONGEST = 1 << 31  # bytes of the arrays, unpacked; ImageNet's 50,000 validation images have 200 million
@@ -60,7 +60,7 @@ class Predictions:
     def load(path: Path) -> "Predictions":
         """Errors: `UserError` naming the file when it is missing or damaged, or its arrays don't fit together."""
         try:
-            if path.exists() and not path.is_file():  # a pipe would keep one waiting
+            if is_no_file(path):
                 raise OSError(errno.EINVAL, "Not a file", str(path))
             with zipfile.ZipFile(path) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > LONGEST:

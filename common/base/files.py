@@ -103,6 +103,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def is_no_file(path: Path) -> bool:
+    """Whether something else is there, such as a folder, or a pipe, which would keep a reader waiting."""
+    return path.exists() and not path.is_file()
+
+
 def read_file(path: Path, longest: int) -> bytes:
     """The bytes of a file that may be a stranger's. Errors: `OSError` when it is no file, which a pipe would keep one waiting for,
     or longer than so many bytes."""

@@ -61,9 +61,7 @@ def load_cifar(name: str, folder: Path, split: Split) -> Dataset:
 
     Errors: `UserError` naming the file or address when an archive is damaged or can't be had, or `folder` can't be written.
     """
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    source = CIFAR100 if name == "cifar100" else CIFAR10
+    source = _source(name)
     try:
         if not _is_whole(source, folder):
             _install(source, folder)
@@ -79,6 +77,17 @@ def load_cifar(name: str, folder: Path, split: Split) -> Dataset:
     classes = tuple(cifar.classes)
     superclasses, superclass_of = _superclasses(classes) if name == "cifar100" else (None, None)
     return Dataset(name, images, labels, classes, superclasses, superclass_of, flip=True)
+
+
+def is_unpacked(name: str, folder: Path) -> bool:
+    """Whether `folder` has what `load_cifar` would download, whole or not."""
+    return (folder / _source(name).base_folder).is_dir()
+
+
+def _source(name: str) -> type[CIFAR10]:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    return CIFAR100 if name == "cifar100" else CIFAR10
 
 
 def _superclasses(classes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:

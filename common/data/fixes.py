@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.base.errors import UserError, first_line
+from common.base.files import read_file
 from common.data.dataset import Dataset
 
 DROP = "drop"
@@ -64,14 +65,8 @@ def recorded_fixes(path: Path, data: Dataset) -> LabelFixes:
 
 def _content(path: Path, flag: str) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a pipe would keep one waiting
-            raise UserError(f"{flag} {path} is no file")
-        if path.stat().st_size > LONGEST:
-            raise UserError(f"{flag} {path} is too large to be a list of labels")
-        return path.read_bytes()
+        return read_file(path, LONGEST)
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{flag} {path} can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.base.errors import UserError
 from common.base.home import expanded
-from common.data.cifar import load_cifar
+from common.data.cifar import is_unpacked, load_cifar
 from common.data.dataset import Dataset, Split
 from common.data.digits import load_digits
 from common.data.folder import NOTHING, Known, find_layout, load_folder
@@ -24,15 +24,12 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "folder": load_folder,
 }
 
-UNPACKED = {
-    "cifar100": "cifar-100-python",
-    "cifar10": "cifar-10-batches-py",
-}  # torchvision's folders of what is downloaded
+DOWNLOADED = ("cifar100", "cifar10")
 
 
 def is_there(name: str, data_dir: str) -> bool:
     """Whether nothing would be downloaded into `data_dir` to load the dataset."""
-    return name not in UNPACKED or Path(expanded(data_dir, "--data_dir"), UNPACKED[name]).is_dir()
+    return name not in DOWNLOADED or is_unpacked(name, Path(expanded(data_dir, "--data_dir")))
 
 
 def has_part(name: str, data_dir: str | None, part: Split) -> bool:

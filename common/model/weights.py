@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from common.base.errors import UserError, first_line
-from common.base.files import atomic_path, disk_errors
+from common.base.files import atomic_path, disk_errors, is_no_file
 from common.base.records import parse_record
 from common.runs.records import Metadata
 
@@ -62,7 +62,7 @@ def checked(header: dict[str, Any], path: Path) -> Metadata:
 
 def _read_header(path: Path) -> dict[str, str]:
     try:
-        if path.exists() and not path.is_file():  # a pipe would keep one waiting
+        if is_no_file(path):
             raise OSError("it is no file")
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -52,12 +52,19 @@ def _age(folder: RunFolder) -> tuple[float, str]:
         return 0.0, folder.id
 
 
-def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:
-    """A run by id or folder. Errors: `UserError` naming `flag` and the ids there are."""
+def run_named(runs_dir: str | Path, reference: str) -> RunFolder | None:
+    """A run by id or folder; None where there is none."""
     for path in (Path(runs_dir) / reference, Path(reference)):
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
             if is_run(path.resolve()):
                 return RunFolder(path.resolve() if path.name in ("", "..") else direct(path))
+    return None
+
+
+def find_run(runs_dir: str | Path, reference: str, flag: str) -> RunFolder:
+    """As `run_named`. Errors: `UserError` naming `flag` and the ids there are."""
+    if folder := run_named(runs_dir, reference):
+        return folder
     known = [folder.id for folder in list_runs(runs_dir)][-5:]
     there = f"the newest there: {', '.join(reversed(known))}" if known else "there are no runs in it"
     raise UserError(f"{flag} {reference} is no run in {runs_dir} and no run's folder; {there}")

@@ -1,6 +1,5 @@
 """Groups: runs that share a `--group`. Those of `train.py --seeds` are one recipe, and differ in their seeds alone. Imports no torch."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from common.base.errors import UserError
 from common.base.text import printable
 from common.config import SETS_APART, TrainConfig, as_dict
-from common.runs.find import find_run, is_file, is_run, list_runs
+from common.runs.find import is_file, list_runs, run_named
 from common.runs.folder import RunFolder, load_config, run_state
 
 Member = tuple[RunFolder, TrainConfig]
@@ -56,8 +55,7 @@ def say_what_may_be_missing(name: str, unread: Sequence[UserError]) -> None:
 
 def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
     """A run, by id or folder, or a group. Errors: `UserError` that says what there is, or why it is not one recipe."""
-    if _is_run(runs_dir, name):
-        folder = find_run(runs_dir, name, "")
+    if folder := run_named(runs_dir, name):
         return one_recipe(folder.id, [(folder, load_config(folder))])
     there, unread = read_groups(runs_dir)
     if name in there:
@@ -72,19 +70,13 @@ def find_recipe(runs_dir: str | Path, name: str) -> Recipe:
 
 def find_group(runs_dir: str | Path, name: str | None) -> Recipe | None:
     """The group of that name; None where it is the name of a file or a run, or of nothing. Errors: as `one_recipe`."""
-    if name is None or is_file(name) or _is_run(runs_dir, name):
+    if name is None or is_file(name) or run_named(runs_dir, name):
         return None
     there, unread = read_groups(runs_dir)
     if name not in there:
         return None
     say_what_may_be_missing(name, unread)
     return one_recipe(name, there[name])
-
-
-def _is_run(runs_dir: str | Path, name: str) -> bool:
-    with contextlib.suppress(OSError, RuntimeError, ValueError):
-        return any(is_run(path.resolve()) for path in (Path(runs_dir) / name, Path(name)))
-    return False
 
 
 def one_recipe(name: str, members: Sequence[Member]) -> Recipe:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models import ResNet
 
 from common.base.errors import RunError, UserError, first_line
-from common.base.files import atomic_path, disk_errors
+from common.base.files import atomic_path, disk_errors, is_no_file
 from common.base.processes import Processes
 from common.config import Recipe
 from common.model.weights import FORMAT, as_os_error, load_into
@@ -181,7 +181,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
     """What `save_training_state` saved, on the CPU; every record's checksum is verified, since a flipped bit in a weight
     would otherwise pass. Errors: `UserError` naming the file."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would keep one waiting
+        if is_no_file(path):
             raise ValueError("it is no file")
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
