@@ -77,16 +77,24 @@ class Images(Group):
     """Side in pixels that images are resized to."""
     fit: FITS = "crop"
     """Your own photos become squares: `crop` = their centre; `pad` = all of them, with grey beside."""
+    decode_size: Side | None = None
+    """Side in pixels that your own photos are decoded to and kept at, so that random crops lose no sharpness. None: image_size."""
     progressive_from: Side | None = None
     """Side in pixels to begin with; grows linearly to image_size over the first half of the epochs."""
     batch_size: Annotated[int, Ge(2)] = 32
     """Largest number of images a step; an epoch is cut into equal batches. With several processes: of all together."""
-    augment: Literal["none", "basic", "randaugment", "trivialaugment"] = "none"
-    """`basic` = padded random crop and, where the data allows it, horizontal flip; `randaugment` and `trivialaugment` add torchvision's."""
+    augment: Literal["none", "basic", "randaugment", "trivialaugment", "photos"] = "none"
+    """`basic` = padded random crop and, where the data allows it, horizontal flip; `randaugment` and `trivialaugment` add torchvision's.
+    `photos` = torchvision's random resized crop, flip, colour jitter and random erasing."""
     mixup_alpha: NotNegative = 0.0
     """Beta parameter of mixup. 0: off."""
     cutmix_alpha: NotNegative = 0.0
     """Beta parameter of cutmix; with mixup as well, each batch takes one of the two. 0: off."""
+
+    @property
+    def decoded_size(self) -> int:
+        """Side in pixels of photos once they are decoded."""
+        return self.decode_size or self.image_size
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,8 @@ class TrainConfig:
         _check("warmup_epochs", warmup, warmup <= epochs, f"from 0 to epochs ({epochs})")
         start, size = images.progressive_from, images.image_size
         _check("progressive_from", start, start is None or start <= size, f"from 16 to image_size ({size}), or None")
+        kept = images.decode_size
+        _check("decode_size", kept, images.decoded_size >= size, f"from image_size ({size}) to 1024, or None")
         model, first = self.model, self.model.head_epochs
         _check(
             "head_epochs",

@@ -33,7 +33,7 @@ def own_photos(files: Sequence[str], about: Metadata) -> tuple[Dataset, Tensor]:
 
     about: of the weights. Errors: `UserError` naming an unreadable file.
     """
-    images = np.stack([read_photo(Path(file), about.image_size, about.fit) for file in files])
+    images = np.stack([read_photo(Path(file), about.decoded_size, about.fit) for file in files])
     labels = torch.zeros(len(files), dtype=torch.int64)
     return Dataset(
         "photos", torch.from_numpy(images), labels, tuple(about.classes), None, None, flip=True

@@ -46,7 +46,7 @@ def load_part(
     own_folder = recorded.validation_folder is not None if recorded else has_part(name, data_dir, "validation")
     source: Split = "test" if split == "test" else "validation" if own_folder else "train"
     unreadable, known = unreadable or metadata.unreadable, known_of(loaded, recorded)
-    data = load_dataset(name, data_dir, source, metadata.image_size, metadata.fit, unreadable, known)
+    data = load_dataset(name, data_dir, source, metadata.decoded_size, metadata.fit, unreadable, known)
     if list(data.classes) != metadata.classes:
         raise UserError(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
@@ -132,7 +132,7 @@ def _seen_in(loaded: Loaded, dataset: str, data_dir: str | None, unreadable: Unr
         raise UserError(f"there is no {dataset} in {data_dir or 'data'}")
     recorded = folder.read_split() if folder.split.exists() else None
     unreadable, known = unreadable or about.unreadable, known_of(loaded, recorded)
-    data = load_dataset(dataset, data_dir, "train", about.image_size, about.fit, unreadable, known)
+    data = load_dataset(dataset, data_dir, "train", about.decoded_size, about.fit, unreadable, known)
     if recorded and recorded.validation_folder is None:
         data = data.train_alone()
     if list(data.classes) != about.classes:

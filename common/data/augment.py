@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from common.data.pixels import PAD_COLOUR
+
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 POLICIES = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+SMALLEST_CROP = 0.35  # of a photo's area. fastai's; torchvision's and timm's 0.08 is for training from nothing
+JITTER = 0.4  # of brightness, contrast and saturation, as timm's
+ERASED = 0.25  # of the images, as in Zhong et al. 2020
 
 
 def seed_for(*parts: int) -> int:
@@ -32,14 +37,16 @@ class Draws:
         return torch.randint(high, (self.count,), generator=self.generator)[self.part]
 
 
-def augmented(images: Tensor, augment: str, flip: bool, draws: Draws) -> Tensor:
-    """Augments uint8 (b, 3, h, w), every image by draws of its own.
+def augmented(images: Tensor, augment: str, flip: bool, draws: Draws, size: int) -> Tensor:
+    """Augments uint8 (b, 3, h, w), every image by draws of its own → the same shape, or with `photos` (b, 3, size, size).
 
     `basic`: a random crop after padding by an eighth of the side, and a mirror image half of the time where `flip` allows;
-    the others: the same, then torchvision's policy of that name.
+    `photos`: as `for_photos`; the others: as `basic`, then torchvision's policy of that name.
     """
     if augment == "none":
         return images
+    if augment == "photos":
+        return by_policy(images, for_photos(size, flip), draws)
     images = random_crop_and_flip(images, flip, draws)
     if augment in POLICIES:
         images = by_policy(images, POLICIES[augment](), draws)
@@ -61,6 +68,22 @@ def random_crop_and_flip(images: Tensor, flip: bool, draws: Draws) -> Tensor:
     places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten()
     pixels = padded.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
     return pixels.index_select(0, places).view(len(images), height, width, -1).permute(0, 3, 1, 2)
+
+
+def for_photos(size: int, flip: bool) -> v2.Transform:
+    """A random part of a photo, resized; a mirror image half of the time where `flip` allows; other brightness, contrast and
+    saturation; sometimes a rectangle erased: uint8 (3, h, w) → uint8 (3, size, size).
+
+    Hue stays: it takes longer than all the rest, and tells classes apart.
+    """
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(SMALLEST_CROP, 1.0)),
+            v2.RandomHorizontalFlip(0.5 * flip),
+            v2.ColorJitter(JITTER, JITTER, JITTER),
+            v2.RandomErasing(ERASED, value=list(PAD_COLOUR)),
+        ]
+    )
 
 
 def by_policy(images: Tensor, transform: v2.Transform, draws: Draws) -> Tensor:

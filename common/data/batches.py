@@ -170,7 +170,7 @@ class Batches:
         for step, (whole, indices, images) in enumerate(zip(cut, parts, self._read(parts), strict=True), start_step):
             if self.training:
                 draws = Draws(len(whole), seed_for(self.seed, epoch, step), prepared)
-                images = augmented(images, self.augment, self.flip, draws)
+                images = augmented(images, self.augment, self.flip, draws, size)
             images = normalize(resized(images, size))
             labels = self.labels[indices.to(self.device, non_blocking=True)]
             if mix:

@@ -48,7 +48,7 @@ def load_dataset(
     unreadable: Unreadable = "stop",
     known: Known = NOTHING,
 ) -> Dataset:
-    """Loads one split. `image_size`, in pixels, is what `folder` decodes its photos at; the others have a size of their own.
+    """Loads one split. `image_size`, in pixels, is what `folder` decodes its photos to; the others have a size of their own.
     `fit` and `unreadable` are about photos, too: `Decoding`; and so is what is `known` of them from a run.
 
     `data_dir` None means ./data for CIFAR and is an error for `folder`; `digits` needs none.

@@ -68,6 +68,7 @@ class Metadata:
     data_dir: str | None = None
     """where the run's own images lie"""
     image_size: Annotated[int, Interval(ge=16, le=1024)]
+    decode_size: Annotated[int, Interval(ge=16, le=1024)] | None = None
     fit: Literal["crop", "pad"] = "crop"
     """how photos became squares, as `unreadable` is what happened to those that can't be read: the flags of train.py"""
     unreadable: Literal["stop", "skip"] = "stop"
@@ -78,6 +79,11 @@ class Metadata:
     project: str | None = None
     entity: str | None = None
     epoch: float | None = None
+
+    @property
+    def decoded_size(self) -> int:
+        """Side in pixels of photos once they are decoded; those of a run's network have `image_size`."""
+        return self.decode_size or self.image_size
 
     def __post_init__(self) -> None:
         """Errors: `ValueError`."""

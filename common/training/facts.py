@@ -92,6 +92,7 @@ def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> d
         **data_facts(config, data),
         "model": config.model.model,
         "image_size": config.images.image_size,
+        "decode_size": config.images.decode_size,
         "fit": config.images.fit,
         "unreadable": config.data.unreadable,
         "mean": MEAN,

@@ -131,7 +131,7 @@ def load_data(config: TrainConfig, recorded: Split | None) -> Dataset:
     version, may not have."""
     known = Known(test_files=recorded.test_files) if recorded else NOTHING
     images, place, unreadable = config.images, config.place.data_dir, config.data.unreadable
-    data = load_dataset(config.data.dataset, place, "train", images.image_size, images.fit, unreadable, known)
+    data = load_dataset(config.data.dataset, place, "train", images.decoded_size, images.fit, unreadable, known)
     return data.train_alone() if recorded and recorded.validation_folder is None else data
 
 

@@ -102,9 +102,10 @@ def open_soup(settings: SoupSettings) -> "Soup":
     folder = plan_run(settings.runs_dir, settings.run_id or f"soup-{new_run_id()}")
     require_empty(folder)
     first, config = members[0], members[0].config
-    place, size = settings.data_dir or config.place.data_dir, config.images.image_size
+    place, images, size = settings.data_dir or config.place.data_dir, config.images, config.images.image_size
     known = Known(test_files=first.split.test_files)
-    data = load_dataset(config.data.dataset, place, "train", size, config.images.fit, config.data.unreadable, known)
+    unreadable = config.data.unreadable
+    data = load_dataset(config.data.dataset, place, "train", images.decoded_size, images.fit, unreadable, known)
     if first.split.validation_folder is None:
         data = data.train_alone()
     if dataset_digest(data) != first.split.digest:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import Resize
 
 import evaluate
 import soup
@@ -71,7 +72,7 @@ def test_unreadable_photos_begin_no_run_and_all_are_named(photos, tmp_path):
 
 
 def test_a_run_that_skips_says_so_and_its_weights_see_photos_as_it_did(photos, tmp_path, capsys):
-    assert train.main(settings(photos, unreadable="skip", fit="pad", validation_fraction=0.2)) == 0
+    assert train.main(settings(photos, unreadable="skip", fit="pad", decode_size=24, validation_fraction=0.2)) == 0
     said = capsys.readouterr().out
     assert "16 training and 4 validation images" in said and "2 .txt (cat/notes.txt, dog/notes.txt)" in said
     assert "skipped" in said and "cat/broken.jpg is not an image" in said and "dog/broken.jpg" in said
@@ -79,7 +80,7 @@ def test_a_run_that_skips_says_so_and_its_weights_see_photos_as_it_did(photos, t
     summary = json.loads((run / "summary.json").read_text())
     assert summary["skipped"] == ["cat/broken.jpg", "dog/broken.jpg"] and summary["unused"] == {".txt": 2}
     about = read_metadata(run / "checkpoints" / "best.safetensors")
-    assert (about["fit"], about["unreadable"]) == ("pad", "skip")
+    assert (about["fit"], about["decode_size"], about["unreadable"]) == ("pad", 24, "skip")
 
     evaluate.main(EvaluateConfig("run"))  # as the run did, with no flag
     said = capsys.readouterr().out
@@ -89,9 +90,9 @@ def test_a_run_that_skips_says_so_and_its_weights_see_photos_as_it_did(photos, t
     assert report["dataset"]["size"] == 8 and report["dataset"]["skipped"] == ["cat/broken.jpg", "dog/broken.jpg"]
     assert report["dataset"]["unused"] == {".txt": 2}
     names = [photos / "test" / name / f"{i}.png" for name in ("cat", "dog") for i in range(4)]
-    padded = torch.from_numpy(np.stack([read_photo(name, 16, "pad") for name in names]))
+    padded = torch.from_numpy(np.stack([read_photo(name, 24, "pad") for name in names]))
     with torch.no_grad():
-        logits = load_model("run", "runs", CPU).model(normalize(padded))
+        logits = load_model("run", "runs", CPU).model(normalize(Resize([16, 16], antialias=True)(padded)))
     with np.load(run / "evaluation" / "predictions.npz") as saved:
         np.testing.assert_allclose(saved["logits"], logits, atol=1e-4)
 
@@ -107,7 +108,9 @@ def test_a_run_that_skips_says_so_and_its_weights_see_photos_as_it_did(photos, t
 
 def test_runs_that_skipped_can_be_averaged(photos, tmp_path):
     for name, lr in (("a", 0.01), ("b", 0.02)):
-        train.main(settings(photos, unreadable="skip", fit="pad", validation_fraction=0.2, run_id=name, lr=lr))
+        train.main(
+            settings(photos, unreadable="skip", fit="pad", decode_size=24, validation_fraction=0.2, run_id=name, lr=lr)
+        )
     soup.main(
         SoupSettings(("a", "b"), device="cpu", run_id="mean")
     )  # which reads the same images, or would refuse them

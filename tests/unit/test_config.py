@@ -29,7 +29,7 @@ from common.runs.folder import RunFolder, create_run, load_config
 
 # A valid value for each field, unlike its default.
 VALUES = {
-    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "unreadable": "skip", "label_fixes": "fixed.csv", "image_size": 96, "fit": "pad",
+    "preset": "digits", "dataset": "cifar10", "data_dir": "my data", "validation_fraction": 0.2, "unreadable": "skip", "label_fixes": "fixed.csv", "image_size": 96, "decode_size": 256, "fit": "pad",
     "batch_size": 12, "augment": "basic", "mixup_alpha": 0.5, "cutmix_alpha": 0.7, "model": "resnet50",
     "weights": "other.pth", "finetune": "partial", "head_epochs": 2, "feature_views": 3, "feature_cache": "file", "epochs": 7, "max_steps": 9,
     "lr": 3e-05, "backbone_lr_scale": 0.1, "layer_decay": 0.75, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-4, "loss": "focal",
@@ -128,7 +128,7 @@ def test_a_runs_config_given_as_flags_repeats_the_run(name):
         ("warmup_epochs", 6.0), ("mixup_alpha", -1.0), ("cutmix_alpha", float("inf")), ("ema_decay", 1.0),
         ("feature_views", 101), ("progressive_from", 225), ("progressive_from", 8), ("seed", -1), ("seed", 2**31),
         ("checkpoint_every", -1), ("log_every", 0), ("dataset", "folder"), ("patience", 0), ("accumulate", 0), ("accumulate", 17),
-        ("balance", "weights"), ("best_by", "f1"),
+        ("balance", "weights"), ("best_by", "f1"), ("decode_size", 223), ("decode_size", 1025),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_with_what_is_allowed(flag, value):

@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms import v2
 
 from common.data import decode
-from common.data.augment import Draws, mixing, random_crop_and_flip, seed_for
+from common.data.augment import Draws, augmented, mixing, random_crop_and_flip, seed_for
 from common.data.batches import (
     MEAN,
     STD,
@@ -22,6 +22,7 @@ from common.data.batches import (
     progressive_size,
     resized,
 )
+from common.data.pixels import PAD_COLOUR
 
 CPU = torch.device("cpu")
 COUNT = 50
@@ -147,7 +148,7 @@ def test_batches_are_a_function_of_seed_and_epoch_alone():
     assert not torch.equal(first[0][0], next(make().epoch(2))[0])
 
 
-@pytest.mark.parametrize("augment", ["none", "basic", "randaugment", "trivialaugment"])
+@pytest.mark.parametrize("augment", ["none", "basic", "randaugment", "trivialaugment", "photos"])
 def test_a_resumed_epoch_goes_on_with_the_batches_it_would_have_had(augment):
     options = {"augment": augment, "mix": mixing(0.2, 1.0, COUNT)}
     whole = list(make(**options).epoch(1))
@@ -199,7 +200,7 @@ def test_data_that_may_not_be_mirrored_is_not():
     assert 16 < (mirrored[:, 8] < mirrored[:, 7]).sum() < 48
 
 
-@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
+@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment", "photos"])
 def test_a_policy_depends_on_the_seed_and_is_another_for_each_image(policy):
     same = images(1).expand(8, -1, -1, -1)
     pixels, _ = next(make(same, augment=policy).epoch(0))
@@ -209,8 +210,45 @@ def test_a_policy_depends_on_the_seed_and_is_another_for_each_image(policy):
     assert not torch.equal(pixels, next(make(same, augment=policy, seed=4).epoch(0))[0])
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_photos_are_cropped_from_all_of_their_pixels_mirrored_jittered_and_erased(flip):
+    count, side = 400, 96
+    ramps = torch.linspace(20, 220, side).byte()
+    across = ramps.expand(count, 3, side, side)
+    pixels = augmented(across, "photos", flip, Draws(count, 0, slice(None)), 48).float()
+    assert pixels.shape == (count, 3, 48, 48)
+    grey = torch.tensor(PAD_COLOUR).view(3, 1, 1)
+    erased = (pixels == grey).all(dim=1).flatten(1).sum(dim=1) > 0.01 * 48**2
+    assert 0.15 < erased.float().mean() < 0.35
+    whole = pixels[~erased]
+    assert (whole - whole[:, :1]).abs().max() < 2  # grey stays grey: no other hue
+    row = whole[:, 0].mean(dim=1)
+    mirrored = row[:, 0] > row[:, -1]
+    assert mirrored.any() == flip and not flip or 0.4 < mirrored.float().mean() < 0.6
+    assert whole.flatten(1).mean(dim=1).std() > 10  # brightness
+
+    # How much of a photo is seen, by how much brighter its right is than its left: 0.35 of its area, at 4:3 or 3:4, to all of it.
+    torch.manual_seed(0)
+    plain = torch.stack([v2.RandomResizedCrop(48, scale=(0.35, 1.0))(picture) for picture in across]).float()
+    contrast = (row[:, -1] - row[:, 0]).abs() / row.mean(dim=1)
+    expected = plain[:, 0].mean(dim=1)
+    expected = (expected[:, -1] - expected[:, 0]) / expected.mean(dim=1)
+    assert float(contrast.median()) == pytest.approx(float(expected.median()), rel=0.1)
+
+
+def test_photos_kept_larger_are_cropped_sharper():
+    """A crop of half the side has as many pixels as it shows where they were kept at twice the size."""
+    fine = (torch.arange(96) % 2 * 200 + 20).byte().expand(64, 3, 96, 96)
+    coarse = resized(fine, 48)  # the stripes are gone
+    contrasts = [
+        augmented(kept, "photos", False, Draws(64, 0, slice(None)), 48).float().std(dim=3).mean()
+        for kept in (coarse, fine)
+    ]
+    assert contrasts[1] > 3 * contrasts[0]
+
+
 @pytest.mark.parametrize("mix", [None, mixing(0.4, 1.0, COUNT)], ids=["unmixed", "mixed"])
-@pytest.mark.parametrize("augment", ["none", "basic", "randaugment", "trivialaugment"])
+@pytest.mark.parametrize("augment", ["none", "basic", "randaugment", "trivialaugment", "photos"])
 def test_two_processes_share_the_batches_of_one(augment, mix):
     alone = list(make(augment=augment, mix=mix).epoch(1))
     shares = [list(make(augment=augment, mix=mix, rank=rank, world=2).epoch(1)) for rank in (0, 1)]

@@ -218,7 +218,13 @@ def test_the_files_name_depends_on_all_that_features_depend_on():
     with torch.no_grad():
         other_head.fc.weight.add_(1)
     keys = [key(), key(changed), key(views=2), key(amp=torch.bfloat16), key(digest="other"), key(seed=4)]
-    keys += [key(flip=False), key(augment="randaugment"), key(training=False), key(augment="none")]
+    keys += [
+        key(flip=False),
+        key(augment="randaugment"),
+        key(augment="photos"),
+        key(training=False),
+        key(augment="none"),
+    ]
     assert len(set(keys)) == len(keys)
     assert key() == key(other_head)
     assert key(augment="none", seed=4) == key(augment="none")
