@@ -86,7 +86,7 @@ def held_sweep(tmp_path):
 
 SYSTEMS = [
     WINDOWS,
-    {"TEST_SYSTEM": "without_flock", "TEST_FLOCK_ERROR": "ENOSYS"},
+    pytest.param({"TEST_SYSTEM": "without_flock", "TEST_FLOCK_ERROR": "ENOSYS"}, marks=pytest.mark.slow),
     pytest.param({"TEST_SYSTEM": "without_flock", "TEST_FLOCK_ERROR": "EOPNOTSUPP"}, marks=pytest.mark.slow),
 ]
 

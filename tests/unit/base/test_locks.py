@@ -77,7 +77,10 @@ with locked(Path({str(tmp_path / "lock")!r})):
     assert waiter.wait(60) == 0
 
 
-WITHOUT_LOCKS = [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EIO]
+WITHOUT_LOCKS = [
+    errno.ENOSYS,
+    *(pytest.param(e, marks=pytest.mark.slow) for e in (errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EIO)),
+]
 
 
 def no_flock(number: int) -> str:

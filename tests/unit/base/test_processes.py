@@ -130,6 +130,7 @@ def test_torchruns_variables_in_part_are_told_in_a_line(changes, named, monkeypa
 
 
 def test_processes_that_cant_meet_are_told_in_a_line(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # more would slow all tests that follow
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
         for name, value in {**TORCHRUNS, "WORLD_SIZE": "1", "MASTER_PORT": str(port)}.items():

@@ -283,6 +283,7 @@ class Client:
         self.process.communicate(timeout=240)
 
 
+@pytest.mark.slow
 def test_rows_survive_a_server_that_fails_hangs_or_hangs_up_for_a_while(tmp_path: Path) -> None:
     with Backend() as backend, Client(backend, tmp_path, WANDB__GRAPHQL_RETRY_MAX="100") as client:
         client("run = start('faults')")
@@ -299,6 +300,7 @@ def test_rows_survive_a_server_that_fails_hangs_or_hangs_up_for_a_while(tmp_path
         assert run.starts == 1 and not backend.unknown
 
 
+@pytest.mark.slow
 def test_a_full_server_loses_rows_until_the_log_is_synced_and_the_artifact_for_good(tmp_path: Path) -> None:
     with Backend() as backend:
         with Client(backend, tmp_path) as client:
@@ -319,6 +321,7 @@ def test_a_full_server_loses_rows_until_the_log_is_synced_and_the_artifact_for_g
         assert not backend.unknown
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_fails_the_start_and_keeps_the_end_waiting_no_longer_than_asked(tmp_path: Path) -> None:
     with Backend() as backend, Client(backend, tmp_path) as client:
         backend.fault = "refuse"

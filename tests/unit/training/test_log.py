@@ -59,7 +59,7 @@ def speeds(folder: Path, clock: Clock, checkpoint_every: int) -> list[float]:
 def test_the_logged_speed_does_not_depend_on_how_often_the_state_is_saved(tmp_path, clock, small_networks):
     expected = speeds(tmp_path / "0", clock, 0)
     assert len(expected) == 3 and expected == pytest.approx([31] * 3, rel=0.02)  # 61 or 62 images a step
-    for every in (1, 3, 4, 5):
+    for every in (1, 3):
         assert speeds(tmp_path / str(every), clock, every) == expected, f"saved every {every} steps"
 
 
