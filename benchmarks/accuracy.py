@@ -71,7 +71,7 @@ def measure(flags: Sequence[str], folder: RunFolder) -> dict[str, Any]:
         "validation": max(
             (row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row), default=None
         ),
-        "test": report.metrics["test/accuracy"],
+        **{name: report.metrics[f"test/{name}"] for name in ("accuracy", "macro_f1", "balanced_accuracy")},
         "interval": report.accuracy_interval,
         "train_seconds": earlier + trained - start,
         "evaluate_seconds": tested - trained,
@@ -102,7 +102,7 @@ def main(config: AccuracyConfig) -> None:
             flags = [*words(given), *shlex.split(recipe)]
             row = {"run_id": run_id, "recipe": recipe, **measure(flags, RunFolder(results.with_name(run_id)))}
             append_line(results, json.dumps(row))
-            print(f"{recipe}, seed {seed}: {row['test']:.4f}", file=sys.stderr, flush=True)
+            print(f"{recipe}, seed {seed}: {row['accuracy']:.4f}", file=sys.stderr, flush=True)
     print(f"{machine()}\n\n{summary_table(read_json_lines(results), recipes)}", flush=True)
 
 
@@ -119,8 +119,9 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
             [
                 f"`{recipe}`",
                 mean_and_deviation(validated) if validated else "",
-                mean_and_deviation([row["test"] for row in same]),
+                mean_and_deviation([row["accuracy"] for row in same]),
                 f"{100 * low:.1f}–{100 * high:.1f}",
+                *(mean_and_deviation([row[name] for row in same]) for name in ("macro_f1", "balanced_accuracy")),
                 len(same),
                 *(f"{fmean(row[part] for row in same) / 60:.1f}" for part in ("train_seconds", "evaluate_seconds")),
             ]
@@ -130,6 +131,8 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
         "validation, %",
         "test, %",
         "95 % of seed 0",
+        "macro F1, %",
+        "balanced accuracy, %",
         "seeds",
         "train.py, minutes",
         "evaluate.py, minutes",

@@ -9,9 +9,10 @@ validate on; 100 a class with 0.1 are 9,000 and 1,000. Where the file system can
 
 import contextlib
 import filecmp
+import itertools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -32,16 +33,18 @@ class SubsetConfig(Checked):
     """Photos in train/<class>/ and test/<class>/."""
     target: tyro.conf.Positional[str]
     """The folder to make."""
-    train: Annotated[int, Ge(1)] = 140
-    """Images a class of train."""
+    train: tuple[Annotated[int, Ge(1)], ...] = (140,)
+    """Images a class of train; several numbers: of the first class, of the second, …, and round again, which makes classes unequal."""
     test: Annotated[int, Ge(1)] = 100
     """Images a class of test."""
 
 
-def first_photos(source: Path, split: str, count: int) -> dict[str, Path]:
-    """The first `count` photos of each class by name: path within the data set → file. Errors: `UserError` where a class has fewer."""
+def first_photos(source: Path, split: str, counts: Sequence[int]) -> dict[str, Path]:
+    """The first photos of each class by name, as many as `counts` say in turn: path within the data set → file.
+
+    Errors: `UserError` where a class has fewer."""
     photos: dict[str, Path] = {}
-    for name in class_names(source / split):
+    for name, count in zip(class_names(source / split), itertools.cycle(counts), strict=False):
         found, _ = list_photos(source / split, [name])
         if len(found) < count:
             raise UserError(f"{source / split / name} has {len(found)} photos, but --{split} is {count}; take fewer")
@@ -85,7 +88,7 @@ def link(file: Path, place: Path) -> None:
 
 def main(config: SubsetConfig) -> None:
     source, target = Path(config.source), Path(config.target)
-    files = first_photos(source, "train", config.train) | first_photos(source, "test", config.test)
+    files = first_photos(source, "train", config.train) | first_photos(source, "test", [config.test])
     make_folder(target, files)
     train = sum(place.startswith("train/") for place in files)
     print(f"{target}: {train} images to train and validate on, {len(files) - train} to test on")

@@ -9,7 +9,10 @@ from benchmarks import accuracy
 from benchmarks.accuracy import AccuracyConfig, group_of, main, summary_table
 from common.base.errors import UserError
 
-RESULT = {"validation": 0.5, "test": 0.4, "interval": (0.37, 0.43), "train_seconds": 90.0, "evaluate_seconds": 30.0}
+RESULT = {
+    **{"validation": 0.5, "accuracy": 0.4, "interval": (0.37, 0.43), "macro_f1": 0.3, "balanced_accuracy": 0.35},
+    **{"train_seconds": 90.0, "evaluate_seconds": 30.0},
+}
 
 
 def cells(text: str) -> list[list[str]]:
@@ -17,11 +20,13 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_a_row_has_the_mean_over_seeds_and_the_interval_of_the_first():
-    rows = [{**RESULT, "recipe": "--lr 1", "test": 0.4 + 0.1 * seed, "train_seconds": 60 * seed} for seed in range(3)]
+    rows = [
+        {**RESULT, "recipe": "--lr 1", "accuracy": 0.4 + 0.1 * seed, "train_seconds": 60 * seed} for seed in range(3)
+    ]
     rows.append({**RESULT, "recipe": "--lr 2", "validation": None})
     assert cells(summary_table(rows, ["--lr 2", "--lr 1", "--lr 3"])) == [
-        ["`--lr 2`", "", "40.0", "37.0–43.0", "1", "1.5", "0.5"],
-        ["`--lr 1`", "50.0 ± 0.0", "50.0 ± 10.0", "37.0–43.0", "3", "1.0", "0.5"],
+        ["`--lr 2`", "", "40.0", "37.0–43.0", "30.0", "35.0", "1", "1.5", "0.5"],
+        ["`--lr 1`", "50.0 ± 0.0", "50.0 ± 10.0", "37.0–43.0", "30.0 ± 0.0", "35.0 ± 0.0", "3", "1.0", "0.5"],
     ]
 
 
@@ -48,7 +53,7 @@ def test_all_recipes_have_a_seed_before_one_has_the_next_and_the_command_goes_on
     measured.clear()
     main(config)
     assert [run_id for run_id, _ in measured] == ["lr-2-seed1"]
-    assert [row[4] for row in cells(capsys.readouterr().out.partition("\n\n")[2])] == ["2", "2"]
+    assert [row[6] for row in cells(capsys.readouterr().out.partition("\n\n")[2])] == ["2", "2"]
     assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])["recipe"] == "--lr 2"
 
 

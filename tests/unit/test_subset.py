@@ -25,9 +25,9 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def make(photos: Path, train: int = 2, test: int = 1) -> Path:
+def make(photos: Path, *train: int, test: int = 1) -> Path:
     target = photos.parent / "few"
-    main(SubsetConfig(str(photos), str(target), train, test))
+    main(SubsetConfig(str(photos), str(target), train or (2,), test))
     return target
 
 
@@ -44,6 +44,11 @@ def test_it_has_the_first_photos_of_each_class_by_name(photos):
     assert files_in(target) == {place: place.encode() for place in expected}
     assert all((target / place).samefile(photos / place) for place in expected), "they are links"
     assert sorted(path.name for path in photos.parent.iterdir()) == ["few", "photos"], "nothing else is left"
+
+
+def test_several_numbers_make_the_classes_unequal(photos):
+    names = [place for place in files_in(make(photos, 3, 1)) if place.startswith("train")]
+    assert sorted(names) == [*(f"train/cat/{i}.png" for i in range(3)), "train/dog/0.png"]
 
 
 def test_where_the_file_system_has_no_links_it_copies(photos, monkeypatch):
@@ -63,9 +68,9 @@ def test_the_same_again_changes_nothing_and_another_is_refused(photos):
     before = files_in(target)
     make(photos)
     with pytest.raises(UserError, match=r"few is there and lacks train/cat/2\.png"):
-        make(photos, train=3)
+        make(photos, 3)
     with pytest.raises(UserError, match=r"few is there and has train/cat/1\.png"):
-        make(photos, train=1)
+        make(photos, 1)
     assert files_in(target) == before
     (target / "test/cat/0.png").unlink()
     (target / "test/cat/0.png").write_bytes(b"other")
