@@ -114,6 +114,7 @@ def test_a_trial_that_outlived_its_sweep_is_waited_for_where_no_lock_can_be_inhe
     assert (record["state"], record["value"]) == ("complete", 0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS[:2], ids=lambda system: system.get("TEST_FLOCK_ERROR", "windows"))
 def test_a_trial_that_died_with_its_sweep_is_run_again_where_no_lock_can_be_inherited(system, tmp_path, held_sweep):
     first = held_sweep(**system)
@@ -127,6 +128,7 @@ def test_a_trial_that_died_with_its_sweep_is_run_again_where_no_lock_can_be_inhe
     assert [record["state"] for record in records] == ["fail", "complete"]
 
 
+@pytest.mark.slow
 def test_without_what_windows_lacks_ctrl_c_lets_a_sweeps_trial_save(tmp_path, held_sweep):
     process = held_sweep(**WINDOWS)
     process.send_signal(signal.SIGINT)

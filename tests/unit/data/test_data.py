@@ -252,6 +252,7 @@ def test_a_data_dir_that_is_a_file_is_refused(served, tmp_path):
         load_dataset("cifar10", str(tmp_path / "file"), "train", 224)
 
 
+@pytest.mark.slow
 def test_a_script_downloads_data_and_weights_from_the_tests_server(tmp_path):
     """What the end-to-end tests rely on: a process that is started downloads through torchvision's and torch.hub's code."""
     archives.make_cifar10(tmp_path / "served")
