@@ -57,17 +57,21 @@ def how_good(run: Run) -> str:
             f"expect a little less there, because the best epoch was chosen by {chosen_by(run)}."
         )
     metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
+    accuracy, balanced, top5, superclass = (
+        metrics.get(f"{report.split}/{name}")
+        for name in ("accuracy", "balanced_accuracy", "top5_accuracy", "superclass_accuracy")
+    )
     mirrored = ", each seen with its mirror image (--tta flip)" if report.tta == "flip" else ""
     text = (
-        f"Right on {percent(metrics.get(f'{report.split}/accuracy'))} of {report.dataset.size} {report.split} images "
+        f"Right on {percent(accuracy)} of {report.dataset.size} {report.split} images "
         f"(95 % interval {percent(low)} to {percent(high)}){mirrored}; {baseline(report)}."
     )
-    if metrics.get(f"{report.split}/balanced_accuracy") is not None:
-        text += f" If every class counted the same, on {percent(metrics[f'{report.split}/balanced_accuracy'])} (balanced accuracy)."
-    if metrics.get("test/top5_accuracy") is not None and classes > 5:
-        text += f" The right class is among its first five in {percent(metrics['test/top5_accuracy'])}."
-    if metrics.get("test/superclass_accuracy") is not None:
-        text += f" It finds the right superclass in {percent(metrics['test/superclass_accuracy'])}."
+    if balanced is not None:
+        text += f" If every class counted the same, on {percent(balanced)} (balanced accuracy)."
+    if top5 is not None and classes > 5:
+        text += f" The right class is among its first five in {percent(top5)}."
+    if superclass is not None:
+        text += f" It finds the right superclass in {percent(superclass)}."
     if validation is not None:
         text += f" On validation it had {percent(validation)}."
     return text

@@ -66,8 +66,9 @@ def apart(model: nn.Module) -> contextlib.AbstractContextManager[None]:
 
 
 def scores(logits: Tensor, labels: Tensor, loss_fn: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
-    """Mean loss, top-1 and top-5 accuracy of logits (N, classes) against labels (N,); and means over classes, in which each counts the
-    same: of F1, where one that neither occurs nor is predicted counts 0, and of recall, over those that occur (balanced accuracy)."""
+    """Mean loss, top-1 accuracy and, of more than five classes, top-5 accuracy of logits (N, classes) against labels (N,); and means over
+    classes, in which each counts the same: of F1, where one that neither occurs nor is predicted counts 0, and of recall, over those
+    that occur (balanced accuracy)."""
     count = logits.shape[1]
     ranked = logits.topk(min(5, count), dim=1).indices
     top = ranked == labels[:, None]
@@ -76,7 +77,7 @@ def scores(logits: Tensor, labels: Tensor, loss_fn: Callable[[Tensor, Tensor], T
     return {
         "validation/loss": float(loss_fn(logits, labels)),
         "validation/accuracy": float(top[:, 0].double().mean()),
-        "validation/top5_accuracy": float(top.any(dim=1).double().mean()),
+        **({"validation/top5_accuracy": float(top.any(dim=1).double().mean())} if count > 5 else {}),
         "validation/macro_f1": float((2 * hits / (support + predicted).clamp(min=1)).mean()),
         "validation/balanced_accuracy": float((hits / support)[support > 0].mean()),
     }
