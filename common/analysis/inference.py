@@ -52,10 +52,11 @@ def load_part(
             f"{loaded.path} tells {_some(metadata.classes)} apart, but --dataset {name} has {_some(data.classes)}; "
             "give the --dataset and --data_dir it was trained on"
         )
-    if source != "train":
+    if source == "test":
         return data, torch.arange(len(data.labels))
     data = data.train_alone()
-    indices, fixes = _validation_indices(loaded, data, recorded), recorded_fixes(loaded.folder.label_fixes, data)
+    indices = _validation_indices(loaded, data, recorded) if source == "train" else torch.arange(len(data.labels))
+    fixes = recorded_fixes(loaded.folder.label_fixes, data)
     return fixes.applied(data), fixes.kept(indices)
 
 

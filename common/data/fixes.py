@@ -51,16 +51,22 @@ NONE = LabelFixes({}, (), b"")
 
 def read_label_fixes(path: Path, data: Dataset, flag: str = "--label_fixes") -> LabelFixes:
     """data: train, with the labels as they are. Errors: `UserError` naming the file and the line that is unknown or contradicts another."""
-    content = _content(path, flag)
-    try:
-        return _parsed(content, data)
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{flag} {path}: {first_line(error)}") from None
+    return _read(path, data, flag, whole=True)
 
 
 def recorded_fixes(path: Path, data: Dataset) -> LabelFixes:
-    """A run's own copy; without one it has none. Errors: as `read_label_fixes`."""
-    return read_label_fixes(path, data, "the run's") if path.exists() else NONE
+    """A run's own copy, of which `data` may lack images, as a validation folder does those of train; without one it has none.
+
+    Errors: as `read_label_fixes`."""
+    return _read(path, data, "the run's", whole=False) if path.exists() else NONE
+
+
+def _read(path: Path, data: Dataset, flag: str, whole: bool) -> LabelFixes:
+    content = _content(path, flag)
+    try:
+        return _parsed(content, data, whole)
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{flag} {path}: {first_line(error)}") from None
 
 
 def _content(path: Path, flag: str) -> bytes:
@@ -70,8 +76,8 @@ def _content(path: Path, flag: str) -> bytes:
         raise UserError(f"{flag} {path} can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _parsed(content: bytes, data: Dataset) -> LabelFixes:
-    """Errors: `ValueError` that says what is wrong in which line."""
+def _parsed(content: bytes, data: Dataset, whole: bool) -> LabelFixes:
+    """whole: whether all images are in `data`. Errors: `ValueError` that says what is wrong in which line."""
     try:
         text = content.decode("utf-8-sig")  # spreadsheets begin a file with a mark
     except UnicodeDecodeError:
@@ -83,7 +89,7 @@ def _parsed(content: bytes, data: Dataset) -> LabelFixes:
     columns = [name.strip() for name in next(rows, [])]
     if missing := {"image", "fix"} - set(columns):
         raise ValueError(f"it lacks the column {' and '.join(sorted(missing))}; its first line must name its columns")
-    index_of = {name: index for index, name in enumerate(data.names or map(str, range(len(data.labels))))}
+    index_of = {_key(name): index for index, name in enumerate(data.names or map(str, range(len(data.labels))))}
     label_of = {_key(name): label for label, name in enumerate(data.classes)}
     fixes: dict[int, str] = {}
     for cells in rows:
@@ -91,12 +97,14 @@ def _parsed(content: bytes, data: Dataset) -> LabelFixes:
         row = dict(zip(columns, map(str.strip, cells), strict=False))
         if not (fix := _key(row.get("fix", ""))):
             continue
-        image = _key(row["image"])
+        image = _key(row.get("image", ""))
         if row.get("split") == "test":
             raise ValueError(
                 f"line {line} is about image {image!r} of the test set, which is not trained on; evaluate.py --split validation "
                 "lists images of train"
             )
+        if image not in index_of and not whole:
+            continue
         if image not in index_of:
             raise ValueError(f"line {line} names image {image!r}, which is not in train")
         index = index_of[image]

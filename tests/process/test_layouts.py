@@ -89,6 +89,19 @@ def test_a_validation_folder_is_validated_on_and_evaluated_also_alone(fraction, 
     )
 
 
+def test_label_fixes_of_a_validation_folder_hold_for_its_evaluation_as_they_did_for_the_training():
+    photos("photos/train", ant=6, bear=6)
+    photos("photos/val", seed=1, ant=2, bear=3)
+    rows = ["image,fix", "train/ant/00.png,drop", "val/ant/00.png,drop", "val/bear/00.png,ant", "val/bear/01.png,ant"]
+    Path("fixes.csv").write_text("\n".join(rows))
+    run = trained("--label_fixes", "fixes.csv")
+    evaluate.main(EvaluateConfig("one", split="validation"))
+    report = report_of(run, "validation")
+    assert report["dataset"]["size"] == 4
+    assert [row["support"] for row in report["per_class"]] == [3, 1]
+    assert report["metrics"]["validation/accuracy"] == load_weights(run.best)[1]["metrics"]["validation/accuracy"]
+
+
 def test_a_run_of_before_there_were_validation_folders_goes_on_without_it(capsys):
     photos("photos/train", ant=8, bear=8)
     run = trained("--validation_fraction", "0.25", "--epochs", "2")

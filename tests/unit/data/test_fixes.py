@@ -2,6 +2,7 @@
 
 import csv
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,26 @@ def test_a_run_without_a_copy_has_no_fixes(tmp_path):
     assert not fixes.content and fixes.kept(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_run_s_copy_is_about_more_images_than_its_validation_folder_has(tmp_path):
+    names = ("val/cat/a.jpg", *NAMES[1:])
+    path = write(tmp_path / "fixes.csv", [*ROWS, ["train/cat/a.jpg", "cat", "drop"], ["val/cat/a.jpg", "cat", "owl"]])
+    assert recorded_fixes(path, data_of(names)).labels == {0: 2, 1: 2}
+    with pytest.raises(UserError, match="names image 'train/cat/a.jpg'"):
+        read_label_fixes(path, data_of(names))
+
+
+def test_a_name_s_unicode_form_does_not_matter(tmp_path):
+    """macOS gives names in another form than a spreadsheet writes."""
+    names = [unicodedata.normalize("NFD", name) for name in NAMES]
+    for form in ("NFC", "NFD"):
+        path = write(tmp_path / "fixes.csv", [["image", "fix"], [unicodedata.normalize(form, NAMES[2]), "drop"]])
+        assert read_label_fixes(path, data_of(tuple(names))).dropped == (2,)
+
+
 @pytest.mark.parametrize(
     "rows, said",
     [
+        ([["fix", "image"], ["dog"]], "line 2 names image ''"),
         ([["image", "fix"], ["train/cat/z.jpg", "dog"]], "line 2 names image 'train/cat/z.jpg', which is not in train"),
         ([["image", "fix"], ["", "dog"]], "line 2 names image ''"),
         ([["image", "fix"], ["train/cat/a.jpg", "wolf"]], "line 2: fix is 'wolf', but must be a class, 'drop', or empty"),
