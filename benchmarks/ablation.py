@@ -28,7 +28,7 @@ from common.runs.folder import RunFolder, read_metrics
 # Without the part, and with it.
 Flags = dict[str, object]
 PARTS: dict[str, tuple[Flags, Flags]] = {
-    "the head first": ({"head_epochs": 0}, {"head_epochs": 20, "feature_views": 3}),
+    "the head first": ({"head_epochs": 0}, {"head_epochs": 20}),
     "cosine": ({"schedule": "constant"}, {"schedule": "cosine"}),
     "warm-up": ({"warmup_epochs": 0}, {"warmup_epochs": 0.5}),
     "nesterov": ({"nesterov": False}, {"nesterov": True}),
@@ -65,8 +65,8 @@ class AblationConfig:
     runs_dir: str = "runs/ablation"
 
 
-def rows_of(recipe: str) -> dict[str, Flags]:
-    """Name → the flags that it changes in `recipe`: none, then a part more or less at a time."""
+def rows_of(recipe: str, image_size: int) -> dict[str, Flags]:
+    """Name → the flags that it changes in `recipe` at `image_size`: none, then a part more or less at a time."""
     own = as_dict(parse_train(shlex.split(recipe)))
     rows: dict[str, Flags] = {"the recipe": {}}
     for name, (without, with_it) in PARTS.items():
@@ -75,7 +75,11 @@ def rows_of(recipe: str) -> dict[str, Flags]:
     for policy in ("randaugment", "trivialaugment"):
         if own["augment"] != policy:
             rows[f"with {policy}"] = {"augment": policy}
-    return rows | {"at half the lr": {"lr": own["lr"] / 2}, "at twice the lr": {"lr": own["lr"] * 2}}
+    for times, name in ((0.5, "half"), (2, "twice")):
+        rows[f"at {name} the lr"] = {"lr": own["lr"] * times}
+    for size in (image_size * 2 // 3, image_size * 4 // 3):
+        rows[f"at {size} px"] = {"image_size": size}
+    return rows
 
 
 def run_folder(config: AblationConfig, row: str, seed: int) -> RunFolder:
@@ -95,7 +99,7 @@ def train(config: AblationConfig, row: str, seed: int) -> None:
     shared = ("data_dir", "weights", "model", "image_size", "validation_fraction", "runs_dir")
     flags: Flags = {"dataset": "folder", "log_weights": False, "seed": seed, "run_id": folder.id}
     flags |= {name: getattr(config, name) for name in shared}
-    changed = rows_of(config.recipe)[row]
+    changed = rows_of(config.recipe, config.image_size)[row]
     command = [sys.executable, str(ROOT / "train.py"), *shlex.split(config.recipe), *words(flags | changed)]
     done = subprocess.run(command, env={**os.environ, "WANDB_MODE": "disabled"}, capture_output=True, text=True)
     if done.returncode:
@@ -111,7 +115,7 @@ def accuracy(folder: RunFolder) -> float:
 
 def main(config: AblationConfig) -> None:
     deadline = time.monotonic() + 60 * config.minutes
-    names = list(config.only or rows_of(config.recipe))
+    names = list(config.only or rows_of(config.recipe, config.image_size))
     for seed in range(config.seeds):
         for row in names:
             if time.monotonic() < deadline:

@@ -108,7 +108,7 @@ def test_precision_prints_its_table(tiny, capsys):
 
 @pytest.mark.parametrize("recipe", ["--preset lab", "--preset best --epochs 3"])
 def test_each_row_of_the_ablation_changes_what_the_recipe_has(recipe):
-    own, rows = as_dict(parse_train(recipe.split())), rows_of(recipe)
+    own, rows = as_dict(parse_train(recipe.split())), rows_of(recipe, 96)
     assert len(rows) > 15 and rows.pop("the recipe") == {}
     for row, changes in rows.items():
         assert changes and all(own[name] != value for name, value in changes.items()), row
