@@ -4,26 +4,31 @@
     python -m benchmarks.ablation --data_dir cifar100-9000 --weights resnet50.safetensors
 
 Trains `train.py` with the flags of `--recipe`, once a row and seed, without each part that it has and with each that it has not, and takes
-the validation accuracy after the last epoch, so that no epoch is chosen. Prints mean and standard deviation over the seeds as Markdown, and
-writes them to `runs_dir`/ablation.json. The seeds come one after the other, so that what is done in the given time compares all rows; the
-same command again goes on.
+the validation accuracy after the last epoch, so that no epoch is chosen. Prints mean and standard deviation over the seeds as Markdown. The
+seeds come one after the other, so that what is done in the given time compares all rows; the same command again goes on. Two of them, with
+other rows by `--only` and one `--runs_dir`, share the work of one.
 """
 
+import itertools
 import json
 import os
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from benchmarks.timing import ROOT, mean_and_deviation, table, words
+from benchmarks.timing import ROOT, machine, mean_and_deviation, table, words
+from common.base.files import append_line, read_json_lines
 from common.cli import parse, parse_train
 from common.config import as_dict
 from common.runs.folder import RunFolder, read_metrics
+from common.training.facts import code_version
 
 # Without the part, and with it.
 Flags = dict[str, object]
@@ -82,68 +87,58 @@ def rows_of(recipe: str, image_size: int) -> dict[str, Flags]:
     return rows
 
 
-def run_folder(config: AblationConfig, row: str, seed: int) -> RunFolder:
-    return RunFolder(Path(config.runs_dir) / f"{row.replace(' ', '-')}-seed{seed}")
-
-
-def finished(folder: RunFolder) -> bool:
-    return folder.read_summary().status == "finished"
-
-
-def train(config: AblationConfig, row: str, seed: int) -> None:
-    """One run, unless it is there; what an interrupted one has left is removed."""
-    folder = run_folder(config, row, seed)
-    if finished(folder):
-        return
+def train(config: AblationConfig, row: str, seed: int) -> dict[str, Any]:
+    """One run; what an interrupted one has left is removed. → its accuracy, and the CPU time of its process and those that it started,
+    0 on Windows, where nobody counts it: other work beside it does not change that as it does the time."""
+    folder = RunFolder(Path(config.runs_dir) / f"{row.replace(' ', '-')}-seed{seed}")
     shutil.rmtree(folder.path, ignore_errors=True)
     shared = ("data_dir", "weights", "model", "image_size", "validation_fraction", "runs_dir")
     flags: Flags = {"dataset": "folder", "log_weights": False, "seed": seed, "run_id": folder.id}
     flags |= {name: getattr(config, name) for name in shared}
     changed = rows_of(config.recipe, config.image_size)[row]
     command = [sys.executable, str(ROOT / "train.py"), *shlex.split(config.recipe), *words(flags | changed)]
+    before = os.times()
     done = subprocess.run(command, env={**os.environ, "WANDB_MODE": "disabled"}, capture_output=True, text=True)
+    after = os.times()
     if done.returncode:
         raise RuntimeError(f"{row}, seed {seed}: train.py ended with {done.returncode}:\n{done.stderr[-3000:]}")
     for checkpoint in (folder.last, folder.best):  # 300 MB a run
         checkpoint.unlink(missing_ok=True)
-    print(f"{row}, seed {seed}: {accuracy(folder):.4f}", file=sys.stderr, flush=True)
-
-
-def accuracy(folder: RunFolder) -> float:
-    return [row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row][-1]
+    accuracy = [entry["validation/accuracy"] for entry in read_metrics(folder) if "validation/accuracy" in entry][-1]
+    seconds = sum(getattr(after, kind) - getattr(before, kind) for kind in ("children_user", "children_system"))
+    print(f"{row}, seed {seed}: {accuracy:.4f}", file=sys.stderr, flush=True)
+    return {"row": row, "seed": seed, "accuracy": accuracy, "cpu_seconds": seconds, "version": code_version()}
 
 
 def main(config: AblationConfig) -> None:
     deadline = time.monotonic() + 60 * config.minutes
     names = list(config.only or rows_of(config.recipe, config.image_size))
-    for seed in range(config.seeds):
-        for row in names:
-            if time.monotonic() < deadline:
-                train(config, row, seed)
+    results = Path(config.runs_dir) / "results.jsonl"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    for seed, row in itertools.product(range(config.seeds), names):
+        done = any((result["row"], result["seed"]) == (row, seed) for result in read_json_lines(results))
+        if not done and time.monotonic() < deadline:
+            append_line(results, json.dumps(train(config, row, seed)))
+    print(f"### ablation of `{config.recipe}`, {config.image_size} px\n\n{machine()}\n")
+    print(summary_table(read_json_lines(results), names), flush=True)
 
-    done = {row: [s for s in range(config.seeds) if finished(run_folder(config, row, s))] for row in names}
-    accuracies = {row: {seed: accuracy(run_folder(config, row, seed)) for seed in seeds} for row, seeds in done.items()}
-    rows = []
-    for row, by_seed in accuracies.items():
-        # A part is worth the difference at the same seed, where split, order and first weights are the same.
-        both = by_seed.keys() & accuracies["the recipe"].keys() if row != "the recipe" else ()
-        worth = (
-            mean_and_deviation([by_seed[seed] - accuracies["the recipe"][seed] for seed in sorted(both)])
-            if both
-            else ""
-        )
-        seconds = [run_folder(config, row, seed).read_summary().seconds or 0.0 for seed in by_seed]
-        values = list(by_seed.values())
-        rows.append(
-            [row, mean_and_deviation(values), worth, len(values), f"{statistics.mean(seconds):.0f}"]
-            if values
-            else [row, "", "", 0, ""]
-        )
-    result = Path(config.runs_dir) / "ablation.json"
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps({"config": vars(config), "accuracies": accuracies}, indent=1))
-    print(f"### ablation of `{config.recipe}`, {config.image_size} px\n")
-    print(table(["recipe", "validation accuracy, %", "against the recipe", "seeds", "seconds a run"], rows), flush=True)
+
+def summary_table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """Markdown, a row a recipe. A part is worth the difference at the same seed, where split, order and first weights are the same."""
+    accuracies: dict[str, dict[int, float]] = {name: {} for name in ("the recipe", *names)}
+    minutes: dict[str, list[float]] = {name: [] for name in accuracies}
+    for result in results:
+        if result["row"] in accuracies:
+            accuracies[result["row"]][result["seed"]] = result["accuracy"]
+            minutes[result["row"]].append(result["cpu_seconds"] / 60)
+    lines = []
+    for name in names:
+        own, base = accuracies[name], accuracies["the recipe"]
+        both = sorted(own.keys() & base.keys()) if name != "the recipe" else []
+        worth = mean_and_deviation([own[seed] - base[seed] for seed in both]) if both else ""
+        values = mean_and_deviation(list(own.values())) if own else ""
+        lines.append([name, values, worth, len(own), f"{fmean(minutes[name]):.1f}" if own else ""])
+    return table(["recipe", "validation accuracy, %", "against the recipe", "seeds", "CPU minutes a run"], lines)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from helpers import ROOT, run_script, script_environment
 from tiny_models import tiny_architectures
 
 from benchmarks import evaluation, features, gpu, gpu_parts, input_pipeline, precision, throughput, timing, tracking
-from benchmarks.ablation import rows_of
+from benchmarks.ablation import rows_of, summary_table
 from benchmarks.startup import STAGES
 from common.cli import parse_train
 from common.config import as_dict
@@ -112,6 +112,24 @@ def test_each_row_of_the_ablation_changes_what_the_recipe_has(recipe):
     assert len(rows) > 15 and rows.pop("the recipe") == {}
     for row, changes in rows.items():
         assert changes and all(own[name] != value for name, value in changes.items()), row
+
+
+def test_a_part_of_the_ablation_is_worth_the_difference_at_the_same_seeds():
+    values = {"the recipe": {0: 0.5, 1: 0.7}, "with mixup": {1: 0.6, 2: 0.1}, "with cutmix": {}}
+    results = [
+        {"row": row, "seed": seed, "accuracy": accuracy, "cpu_seconds": 60.0 * (seed + 1)}
+        for row, by_seed in values.items()
+        for seed, accuracy in by_seed.items()
+    ]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in summary_table(results, list(values)).splitlines()[2:]
+    ]
+    assert rows == [
+        ["the recipe", "60.0 ± 14.1", "", "2", "1.5"],
+        ["with mixup", "35.0 ± 35.4", "-10.0", "2", "2.5"],
+        ["with cutmix", "", "", "0", ""],
+    ]
 
 
 def run_module(name: str, *flags: object, tmp_path) -> str:
