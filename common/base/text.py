@@ -75,6 +75,15 @@ def without_orders(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min 20 s`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def mean_and_sd(values: Sequence[float], digits: int = 4) -> str:
     """`0.9629 ± 0.0021`: mean and sample standard deviation; of one value, that alone."""
     return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")

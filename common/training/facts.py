@@ -15,7 +15,7 @@ from torchvision.models import ResNet
 from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
-from common.base.text import in_utf8, printable
+from common.base.text import duration, in_utf8, printable
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
@@ -183,9 +183,10 @@ def ending(run: Run, seconds: float) -> list[str]:
     """What is printed at the end: how it went, where everything is, what to do next."""
     folder, state, exit_status = run.folder, run.state, run.exit_status
     stopped, why = exit_status != 0, " by --max_minutes" * (exit_status == TIME_IS_UP)
-    minutes = f"{int(seconds // 60)} min {seconds % 60:.0f} s"
     finished = f"finished {early(state)}," if run.stopped_early else "finished"
-    lines = [f"{f'interrupted{why}' if stopped else finished} after step {state.step} and {minutes} of training"]
+    lines = [
+        f"{f'interrupted{why}' if stopped else finished} after step {state.step} and {duration(seconds)} of training"
+    ]
     if state.best_accuracy is not None:
         line = f"best validation accuracy {state.best_accuracy:.4f} in epoch {state.best_epoch:g}"
         if state.recipe.best_by != "accuracy" and state.best_score is not None:

@@ -1,10 +1,10 @@
-"""The run's rows: metrics.jsonl is the truth, and W&B gets the same. Of several processes, the main one writes."""
+"""The run's rows: metrics.jsonl is the truth, W&B gets the same, and a person a line an epoch. Of several processes, the main one writes."""
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,23 @@ from torch import Tensor
 
 from common.base.files import append_line, disk_errors, write_atomic
 from common.base.processes import Processes
+from common.base.text import duration
 from common.runs.folder import RunFolder, read_metrics
 from common.tracking.run import WandbRun
 from common.training.state import TrainState, require_finite
 
 SECONDS_BETWEEN_FIGURES = 10.0  # one takes half a second
+
+
+def epoch_line(title: str, row: Mapping[str, float], is_best: bool, seconds_left: float | None) -> str:
+    """What a person reads of an epoch. row: as `Log.write` has it; seconds_left: None where nobody knows."""
+    parts = [title, f"train loss {row['train/loss']:.3f} accuracy {row['train/accuracy']:.3f}"]
+    if "validation/loss" in row:
+        parts.append(f"validation loss {row['validation/loss']:.3f} accuracy {row['validation/accuracy']:.3f}")
+    parts += [f"lr {row['lr']:.2g}", f"{row['throughput/images_per_second']:,.0f} images/s"]
+    parts += [f"{duration(seconds_left)} left"] if seconds_left else []
+    parts += ["best"] if is_best else []
+    return "  ".join(parts)
 
 
 def saved_rows(folder: RunFolder, state: TrainState) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A run that is open: what is fixed while it trains, its state, and the log of it."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from common.model.weights import save_weights
 from common.runs.folder import RunFolder
 from common.runs.records import Split
 from common.training.features import FeatureBatches, cached_features
-from common.training.log import Log
+from common.training.log import Log, epoch_line
 from common.training.optim import balanced_weights, build_loss, lr_factor, set_lr
 from common.training.state import TrainState, require_finite
 
@@ -54,6 +55,8 @@ class Run:
     """of labels of train"""
     stopped_with: int = 0
     """exit status of the process that was to stop, whichever of them it was; 0: none"""
+    began: tuple[float, int] = (0.0, 0)
+    """when this epoch's training began or went on, and at which step"""
 
     @property
     def total_steps(self) -> int:
@@ -71,6 +74,20 @@ class Run:
         """The steps of the head alone, or those that follow: each has a schedule of its own."""
         head_steps = min(self.config.model.head_epochs * len(self.batches), self.total_steps)
         return range(head_steps) if self.state.step < head_steps else range(head_steps, self.total_steps)
+
+    @property
+    def title(self) -> str:
+        """Of the epoch that is trained."""
+        number = f"{self.state.epoch + 1:>{len(str(self.epochs))}}"
+        return f"epoch {number}/{self.epochs}" + " (head)" * (self.state.epoch < self.config.model.head_epochs)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the run's end, if it goes on as in this epoch; None in the head's own epochs, which say nothing of those that follow."""
+        began, step = self.began
+        if self.phase.stop < self.total_steps or self.state.step == step:
+            return None
+        return (time.monotonic() - began) / (self.state.step - step) * (self.total_steps - self.state.step)
 
     @property
     def ended(self) -> bool:
@@ -157,11 +174,12 @@ class Run:
         batches = self.features[0] if state.on_features else self.batches
         left = islice(batches.epoch(state.epoch, self.step_of_epoch), self.total_steps - state.step)
         sizes = [self.batches.size(step) for step in range(len(self.batches))]
-        title = f"epoch {state.epoch + 1}/{self.epochs}" + " (head)" * (state.epoch < self.config.model.head_epochs)
         done = sum(sizes[: self.step_of_epoch])
         hidden = not self.processes.main
         self.log.start_row()
-        with progress_bar(total=sum(sizes), initial=done, desc=title, unit=" images", disable=hidden) as self.bar:
+        self.began = (time.monotonic(), state.step)
+        shown = {"desc": self.title, "unit": " images", "leave": False, "disable": hidden}
+        with progress_bar(total=sum(sizes), initial=done, **shown) as self.bar:
             for batch in watched(left, self.stopped):
                 yield batch
                 self.bar.update(len(batch[0]) * self.processes.world)
@@ -242,6 +260,8 @@ class Run:
         """Writes the row; a whole epoch is then done, if it was not cut short by max_steps."""
         state = self.state
         self.write_row(row, last=state.step == self.total_steps or self.out_of_patience)
+        if self.processes.main:
+            print(epoch_line(self.title, row, state.best_epoch == row["epoch"], self.seconds_left), flush=True)
         state.measured = state.step
         if state.step % len(self.batches) == 0:
             state.epoch += 1

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from common.base.text import command_line, markdown_table, mean_and_sd, one_line, printable, with_values
+from common.base.text import command_line, duration, markdown_table, mean_and_sd, one_line, printable, with_values
 
 
 def test_a_table_is_markdown_with_its_numbers_to_the_right():
@@ -70,3 +70,8 @@ def test_a_spread_is_that_of_a_sample():
     values = [0.9, 0.92, 0.95]
     assert mean_and_sd(values) == f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
     assert mean_and_sd([0.9]) == "0.9000"
+
+
+def test_a_duration_is_said_in_its_two_largest_units():
+    seconds = {0.4: "0 s", 59.4: "59 s", 59.6: "1 min 0 s", 3599.6: "1 h 0 min", 3660: "1 h 1 min", 90061: "25 h 1 min"}
+    assert {given: duration(given) for given in seconds} == seconds
