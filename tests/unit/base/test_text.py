@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from common.base.text import command_line, markdown_table, mean_and_sd, one_line, printable, with_values
+from common.base.text import command_line, counted, markdown_table, mean_and_sd, one_line, printable, with_values
 
 
 def test_a_table_is_markdown_with_its_numbers_to_the_right():
@@ -70,3 +70,7 @@ def test_a_spread_is_that_of_a_sample():
     values = [0.9, 0.92, 0.95]
     assert mean_and_sd(values) == f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
     assert mean_and_sd([0.9]) == "0.9000"
+
+
+def test_one_thing_is_no_things():
+    assert [counted(n, "image") for n in (0, 1, 2, 10_000)] == ["0 images", "1 image", "2 images", "10,000 images"]
