@@ -263,7 +263,7 @@ def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> d
     if report.confused:
         figures["confused"] = _of_confused(report.confused[:PAIRS_DRAWN], classes, images)
     if report.label_issues:
-        figures["label_issues"] = _of_label_issues(report.label_issues[:ISSUES_DRAWN], classes, images)
+        figures["label_issues"] = _of_label_issues(report.label_issues, classes, images)
     if report.duplicates and report.duplicates.pairs and seen is not None:
         figures["duplicates"] = _of_duplicates(report, report.duplicates, images, seen)
     if report.comparison and (report.comparison.only_this_images or report.comparison.only_other_images):
@@ -290,9 +290,10 @@ def _of_label_issues(issues: Sequence[LabelIssue], classes: Sequence[str], image
             f"labelled {shortened(classes[issue.given])} ({issue.given_probability:.0%})\n"
             f"looks like {shortened(classes[issue.suggested])} ({issue.suggested_probability:.0%})",
         )
-        for issue in issues
+        for issue in issues[:ISSUES_DRAWN]
     ]
-    return grid(tiles, "Labels that may be wrong, the most doubtful first", columns=8)
+    some = f": {len(tiles)} of {len(issues)}" * (len(tiles) < len(issues))
+    return grid(tiles, f"Labels that may be wrong, the most doubtful first{some}", columns=8)
 
 
 def _of_duplicates(report: Report, found: Duplicates, images: NDArray, seen: NDArray) -> Figure:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from common.analysis.analyse import LONGEST_LIST
 from common.analysis.predictions import Predictions
 from common.analysis.report import Calibration, Comparison, Duplicates, Report
 from common.base.text import counted
@@ -60,7 +61,9 @@ def headline(report: Report) -> str:
     lines.append(f"calibration error    {numbers['ece']:.4f}   {_of_temperature(calibration)}")
     if report.label_issues:
         train = "" if report.split == "test" else "; fill in its column fix, and train with --label_fixes"
-        lines.append(f"labels in doubt      {len(report.label_issues)}, in label_issues.csv{train}")
+        count = len(report.label_issues)
+        doubts = f"the {count} most doubtful" if count == LONGEST_LIST else f"{count}"  # which may not be all
+        lines.append(f"labels in doubt      {doubts}, in label_issues.csv{train}")
     if report.tta == "flip":
         lines.append("--tta flip           the logits are means of those of an image and of its mirror image")
     if report.comparison:

@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from common.analysis import analyse as numbers
+from common.analysis import figures
 from common.analysis.analyse import analyse, calibrate, compare
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, comparable, saved_predictions
@@ -349,6 +350,28 @@ def test_a_class_that_is_named_for_others_alone_fails_too(predictions, full):
     count = int((predictions.labels == 2).sum())
     assert f"  cat: none of {count} images found, and {400 - count} of other classes taken for it" in failing(report)
     assert {row.name for row in report.failing} >= {"cat"}
+
+
+def test_a_list_of_doubts_that_was_cut_short_is_not_called_all(full):
+    doubts = full.label_issues[:1] * numbers.LONGEST_LIST
+    assert "labels in doubt      the 200 most doubtful, in label_issues.csv" in headline(
+        replace(full, label_issues=doubts)
+    )
+    assert "labels in doubt      199, in" in headline(replace(full, label_issues=doubts[1:]))
+
+
+def test_the_picture_of_doubts_says_how_many_it_leaves_out(full):
+    images = np.zeros((1200, 3, 8, 8), dtype=np.uint8)
+
+    def titles(count: int) -> list[str]:
+        report = replace(
+            full, confused=[], comparison=None, superclasses=None, label_issues=full.label_issues[:1] * count
+        )
+        texts = figures.of_report(report, images)["label_issues"].axes[0].texts
+        return [text.get_text().replace("\n", " ") for text in texts]
+
+    assert "Labels that may be wrong, the most doubtful first: 32 of 74" in titles(74)
+    assert "Labels that may be wrong, the most doubtful first" in titles(32)
 
 
 def test_one_image_is_no_images(full):
