@@ -40,7 +40,6 @@ def evaluate(config: EvaluateConfig) -> None:
     from common.analysis.evaluation import make_report, save_files
     from common.analysis.inference import duplicates_of, load_part, predict_images, predict_validation, predictions_of
     from common.base.device import choose_amp, choose_device, device_name
-    from common.base.text import counted
     from common.model.load import load_model
     from common.runs.folder import check_results
     from common.tracking.about import downloader, tracked
@@ -55,8 +54,7 @@ def evaluate(config: EvaluateConfig) -> None:
     other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
     folder = loaded.folder.evaluated(config.split)
     check_results(loaded.folder, folder.path, loaded.folder.tables)
-    images = counted(len(indices), f"{config.split} image")
-    print(f"{loaded.path}: {images} of {data.name}, on {device_name(device)}{data.notes}")
+    print(f"{loaded.path}: {data.in_words(len(indices), config.split)}, on {device_name(device)}{data.notes}")
 
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = predict_images(loaded, data, indices, *how, config.split)
@@ -69,9 +67,7 @@ def evaluate(config: EvaluateConfig) -> None:
         log(run, report, predictions, folder)
 
     print(f"\n{folder.text.read_text(encoding='utf-8')}")
-    print(
-        f"results: {folder.path}: report.json, report.txt, predictions.npz and {counted(len(report.figures), 'figure')}"
-    )
+    print(f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures")
     print(f"next:    {next_command(config, loaded.folder)}")
     print(f"         {loaded.folder.command('dashboard.py')}", *run.hint(), sep="\n")
 

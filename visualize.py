@@ -10,15 +10,13 @@ border what is wrong.
 """
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.base.errors import report_errors
 from common.cli import parse
 from common.config import VisualizeConfig, as_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
     from common.data.dataset import Dataset
@@ -62,11 +60,8 @@ def main(config: VisualizeConfig) -> None:
             write_json(loaded.folder.shown, shown)
         run.log_images({f"predictions/{file.stem}": file for file in files}, title)
 
-    said = (
-        map(gallery.described, rows)
-        if config.images
-        else [f"{loaded.path}: {shown_in_words(config, rows)}{data.notes}"]
-    )
+    all_of_them = f"{loaded.path}: {gallery.in_words(rows, config.which, config.split)}{data.notes}"
+    said = map(gallery.described, rows) if config.images else [all_of_them]
     print(*said, *files, *run.hint(), sep="\n")
 
 
@@ -79,15 +74,6 @@ def choose(config: VisualizeConfig, loaded: "Loaded", device: "torch.device") ->
         return gallery.own_photos(config.images, loaded.metadata)
     data, part = load_part(loaded, config.split, config.dataset, config.data_dir, config.unreadable)
     return data, gallery.choose(config.which, loaded, data, part, config.count, config.seed, config.split, device)
-
-
-def shown_in_words(config: VisualizeConfig, rows: "Sequence[dict[str, Any]]") -> str:
-    """How many of the images shown are right, which of mistakes goes without saying."""
-    from common.base.text import counted
-
-    if config.which == "errors":
-        return f"{counted(len(rows), 'mistake')} on the {config.split} images, the most confident first"
-    return f"{sum(row['true'] == row['predicted'] for row in rows)} of {counted(len(rows), 'image')} right"
 
 
 def name_and_title(config: VisualizeConfig) -> tuple[str, str]:
