@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig) -> None:
     other = predictions_of(config.runs_dir, config.compare, config.split, data, indices)
     folder = loaded.folder.evaluated(config.split)
     check_results(loaded.folder, folder.path, loaded.folder.tables)
-    print(f"{loaded.path}: {len(indices)} {config.split} images of {data.name}, on {device_name(device)}{data.notes}")
+    print(f"{loaded.path}: {data.in_words(len(indices), config.split)}, on {device_name(device)}{data.notes}")
 
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = predict_images(loaded, data, indices, *how, config.split)

@@ -60,8 +60,8 @@ def main(config: VisualizeConfig) -> None:
             write_json(loaded.folder.shown, shown)
         run.log_images({f"predictions/{file.stem}": file for file in files}, title)
 
-    right = f"{sum(row['true'] == row['predicted'] for row in rows)} of {len(rows)} images right{data.notes}"
-    said = map(gallery.described, rows) if config.images else [f"{loaded.path}: {right}"]
+    all_of_them = f"{loaded.path}: {gallery.in_words(rows, config.which, config.split)}{data.notes}"
+    said = map(gallery.described, rows) if config.images else [all_of_them]
     print(*said, *files, *run.hint(), sep="\n")
 
 

@@ -22,6 +22,7 @@ from common.analysis.report import (
     OverlappingPair,
     SymmetricPair,
 )
+from common.base.text import counted
 
 IMAGES_PER_PAIR = 12  # kept of each confused pair, most confident first
 IMAGES_OF_PAIRS = 1500  # kept of all confused pairs together
@@ -136,9 +137,7 @@ def calibrate(predictions: Predictions, validation: Predictions | None, note: st
     if validation is None:
         return Calibration(**before, note=note)
     if (count := len(validation.labels)) < FEWEST_FOR_TEMPERATURE:
-        few = (
-            f"no temperature: {count} validation images are too few to fit one on, which takes {FEWEST_FOR_TEMPERATURE}"
-        )
+        few = f"no temperature: {counted(count, 'validation image')} {'is' if count == 1 else 'are'} too few to fit one on, which takes {FEWEST_FOR_TEMPERATURE}"
         return Calibration(**before, note=few)
     temperature = metrics.fit_temperature(validation.logits, validation.labels)
     after = _reliability(predictions.logits / temperature, predictions.labels)

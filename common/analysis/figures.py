@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,8 +32,10 @@ from common.analysis.report import (
 )
 from common.base.drawing import BLUE, ORANGE, POINTS_PER_INCH, drawable, own_style, plain, shortened, wrapped
 from common.base.files import atomic_path
+from common.base.text import counted
 
 PAIRS_DRAWN, ISSUES_DRAWN, IMAGES_A_SIDE, DUPLICATES_DRAWN = 10, 32, 12, 32
+LOG_TICKS = [factor * 10**power for power in range(8) for factor in (1, 3)]  # images
 
 
 # --- matrices ---------------------------------------------------------------------------------------------------------
@@ -70,7 +73,9 @@ def confusion(
     axes.set_xlabel("predicted", fontsize=12)
     axes.set_ylabel("true", fontsize=12)
     right = np.trace(matrix) / max(1, matrix.sum())
-    axes.set_title(f"{title}: {matrix.sum()} images, {right:.1%} on the diagonal", fontsize=13, loc="left", pad=10)
+    axes.set_title(
+        f"{title}: {counted(int(matrix.sum()), 'image')}, {right:.1%} on the diagonal", fontsize=13, loc="left", pad=10
+    )
     if count <= 120:
         _write_counts(axes, matrix, size, cell_points, norm)
     if superclasses is not None:
@@ -83,9 +88,8 @@ def _colour_bar(figure: Figure, axes: Axes, picture: Any, has_groups: bool) -> N
     left, bottom, width, height = axes.get_position().bounds
     inch = 1 / figure.get_size_inches()[0]
     gap = 2.6 * inch if has_groups else 0.2 * inch
-    ticks = [factor * 10**power for power in range(8) for factor in (1, 3)]
     place = figure.add_axes((left + width + gap, bottom, 0.18 * inch, height))
-    bar = figure.colorbar(picture, cax=place, ticks=ticks, format="{x:g}")
+    bar = figure.colorbar(picture, cax=place, ticks=LOG_TICKS, format="{x:g}")
     bar.ax.minorticks_off()
     bar.set_label("images (log scale)")
 
@@ -137,7 +141,12 @@ def reliability(calibration: Calibration) -> Figure:
     top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
     top.legend(**above, title="Is its confidence to be trusted?")
     top.grid(alpha=0.3)
-    bottom.set(xlabel="confidence", ylabel="images (log scale)", yscale="log")
+    # From a half, so that a bar of one image is seen.
+    most = max((b.count for _, _, all_bins, *_ in versions for b in all_bins), default=1)
+    bottom.set(xlabel="confidence", ylabel="images (log scale)", yscale="log", ylim=(0.5, 2 * max(1, most)))
+    bottom.yaxis.set_major_locator(FixedLocator(LOG_TICKS))
+    bottom.yaxis.set_major_formatter("{x:g}")
+    bottom.minorticks_off()
     bottom.legend(**above, ncols=2)
     return figure
 
@@ -254,7 +263,7 @@ def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> d
     if report.confused:
         figures["confused"] = _of_confused(report.confused[:PAIRS_DRAWN], classes, images)
     if report.label_issues:
-        figures["label_issues"] = _of_label_issues(report.label_issues[:ISSUES_DRAWN], classes, images)
+        figures["label_issues"] = _of_label_issues(report.label_issues, classes, images)
     if report.duplicates and report.duplicates.pairs and seen is not None:
         figures["duplicates"] = _of_duplicates(report, report.duplicates, images, seen)
     if report.comparison and (report.comparison.only_this_images or report.comparison.only_other_images):
@@ -265,7 +274,7 @@ def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> d
 def _of_confused(pairs: Sequence[ConfusedPair], classes: Sequence[str], images: NDArray) -> Figure:
     rows = [
         (
-            f"{classes[pair.true]} taken for {classes[pair.predicted]}: {pair.count} images, "
+            f"{classes[pair.true]} taken for {classes[pair.predicted]}: {counted(pair.count, 'image')}, "
             f"{pair.share:.0%} of its class",
             [Tile(images[index]) for index in pair.images],
         )
@@ -281,9 +290,10 @@ def _of_label_issues(issues: Sequence[LabelIssue], classes: Sequence[str], image
             f"labelled {shortened(classes[issue.given])} ({issue.given_probability:.0%})\n"
             f"looks like {shortened(classes[issue.suggested])} ({issue.suggested_probability:.0%})",
         )
-        for issue in issues
+        for issue in issues[:ISSUES_DRAWN]
     ]
-    return grid(tiles, "Labels that may be wrong, the most doubtful first", columns=8)
+    some = f": {len(tiles)} of {len(issues)}" * (len(tiles) < len(issues))
+    return grid(tiles, f"Labels that may be wrong, the most doubtful first{some}", columns=8)
 
 
 def _of_duplicates(report: Report, found: Duplicates, images: NDArray, seen: NDArray) -> Figure:
@@ -319,8 +329,8 @@ def _spread(pairs: Sequence[DuplicatePair], count: int) -> list[DuplicatePair]:
 
 
 def _of_comparison(comparison: Comparison, images: NDArray) -> Figure:
-    here = f"right here, wrong in {comparison.other}: {comparison.only_this} images"
-    there = f"wrong here, right in {comparison.other}: {comparison.only_other} images"
+    here = f"right here, wrong in {comparison.other}: {counted(comparison.only_this, 'image')}"
+    there = f"wrong here, right in {comparison.other}: {counted(comparison.only_other, 'image')}"
     sides = [(here, comparison.only_this_images), (there, comparison.only_other_images)]
     rows = [(name, [Tile(images[index]) for index in chosen[:IMAGES_A_SIDE]]) for name, chosen in sides if chosen]
     return sheet(rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2)

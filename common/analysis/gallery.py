@@ -16,6 +16,7 @@ from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, saved_predictions
 from common.base import drawing
 from common.base.terminal import progress_bar
+from common.base.text import counted
 from common.data.batches import Batches, denormalize
 from common.data.dataset import Dataset, dataset_digest
 from common.data.pixels import read_photo
@@ -141,6 +142,13 @@ def save_pages(pages: Sequence[Figure], folder: Path, name: str) -> list[Path]:
 def described(row: dict[str, Any]) -> str:
     """One's own photo, in a line."""
     return f"{row['file']}: " + ", ".join(f"{label} ({probability:.1%})" for label, probability in row["top5"])
+
+
+def in_words(rows: Sequence[dict[str, Any]], which: str, split: str) -> str:
+    """How many of the images shown are right, which of mistakes goes without saying."""
+    if which == "errors":
+        return f"{counted(len(rows), 'mistake')} on the {split} images, the most confident first"
+    return f"{sum(row['true'] == row['predicted'] for row in rows)} of {counted(len(rows), 'image')} right"
 
 
 def _tile(row: dict[str, Any], picture: NDArray) -> figures.Tile:

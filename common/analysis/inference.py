@@ -57,6 +57,9 @@ def load_part(
     data = data.train_alone()
     indices = _validation_indices(loaded, data, recorded) if source == "train" else torch.arange(len(data.labels))
     fixes = recorded_fixes(loaded.folder.label_fixes, data)
+    if fixes.content:
+        said = "the run's label_fixes.csv holds for these images, too: their labels are as it says, and what it drops is left out"
+        data = replace(data, remarks=(*data.remarks, said))
     return fixes.applied(data), fixes.kept(indices)
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from common.analysis.analyse import LONGEST_LIST
 from common.analysis.predictions import Predictions
 from common.analysis.report import Calibration, Comparison, Duplicates, Report
+from common.base.text import counted
 
 PAIRS_SHOWN = 10
 
@@ -43,7 +45,7 @@ def headline(report: Report) -> str:
     beaten = "" if low > share else "; the accuracy is not surely above it"
     lines = [
         f"accuracy             {numbers['accuracy']:.4f}   95 % interval {low:.4f} to {high:.4f}; "
-        f"{errors.total} of {total} images wrong",
+        f"{errors.total} of {counted(total, 'image')} wrong",
         f"baseline to beat     {share:.4f}   always {largest!r}{beaten}",
         *([f"top-5 accuracy       {numbers['top5_accuracy']:.4f}"] if len(report.classes) > 5 else []),
         f"macro F1             {numbers['macro_f1']:.4f}",
@@ -59,7 +61,9 @@ def headline(report: Report) -> str:
     lines.append(f"calibration error    {numbers['ece']:.4f}   {_of_temperature(calibration)}")
     if report.label_issues:
         train = "" if report.split == "test" else "; fill in its column fix, and train with --label_fixes"
-        lines.append(f"labels in doubt      {len(report.label_issues)}, in label_issues.csv{train}")
+        count = len(report.label_issues)
+        doubts = f"the {count} most doubtful" if count == LONGEST_LIST else f"{count}"  # which may not be all
+        lines.append(f"labels in doubt      {doubts}, in label_issues.csv{train}")
     if report.tta == "flip":
         lines.append("--tta flip           the logits are means of those of an image and of its mirror image")
     if report.comparison:
@@ -77,11 +81,13 @@ def _of_duplicates(found: Duplicates) -> list[str]:
     how = [f"{found.exact} pixel by pixel"] + ([] if found.near is None else [f"{found.near} nearly"])
     without, on_them = found.accuracy_without, found.accuracy_on_them
     lines = [
-        f"honest accuracy      {'none' if without is None else f'{without:.4f}'}   without {found.count} images that are in train or "
-        f"validation as well, {' and '.join(how)}; on those it is {on_them:.4f}"
+        f"honest accuracy      {'none' if without is None else f'{without:.4f}'}   without {counted(found.count, 'image')} that "
+        f"{'is' if found.count == 1 else 'are'} in train or validation as well, {' and '.join(how)}; on {'that' if found.count == 1 else 'those'} it is {on_them:.4f}"
     ]
     if found.other_label:
-        lines.append(f"                     {found.other_label} of them have another label there")
+        lines.append(
+            f"                     {found.other_label} of them {'has' if found.other_label == 1 else 'have'} another label there"
+        )
     return lines
 
 
@@ -99,7 +105,7 @@ def failing(report: Report) -> str:
     if not report.failing:
         return ""
     lines = [
-        f"  {row.name}: none of {row.support} images found, "
+        f"  {row.name}: none of {counted(row.support, 'image')} found, "
         + (f"and {row.predicted} of other classes taken for it" if row.predicted else "never predicted")
         for row in report.failing
     ]
@@ -112,7 +118,7 @@ def _comparison_line(comparison: Comparison, tta: str) -> str:
     return (
         f"against {other}: {comparison.difference:+.4f} accuracy, 95 % interval "
         f"{comparison.difference_low:+.4f} to {comparison.difference_high:+.4f}, McNemar's p {p_value}; "
-        f"{comparison.only_this} images right only here, {comparison.only_other} only there"
+        f"{counted(comparison.only_this, 'image')} right only here, {comparison.only_other} only there"
     )
 
 

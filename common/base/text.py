@@ -55,6 +55,11 @@ def _quoted(word: str) -> str:
     return f"\"$(printf '{text}')\""
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `2 images`, `10,000 images`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def one_line(text: object, longest: int) -> str:
     """`text`, such as an error of someone else's, without its line breaks and cut to `longest` characters."""
     return " ".join(str(text).split())[:longest]

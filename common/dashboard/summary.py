@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.analysis.report import Bin, Comparison, Duplicates, Report
+from common.base.text import counted
 from common.dashboard.reading import differing_keys
 
 Run = dict[str, Any]  # its "report" is a `Report` or None
@@ -63,7 +64,7 @@ def how_good(run: Run) -> str:
     )
     mirrored = ", each seen with its mirror image (--tta flip)" if report.tta == "flip" else ""
     text = (
-        f"Right on {percent(accuracy)} of {report.dataset.size} {report.split} images "
+        f"Right on {percent(accuracy)} of {counted(report.dataset.size, f'{report.split} image')} "
         f"(95 % interval {percent(low)} to {percent(high)}){mirrored}; {baseline(report)}."
     )
     if balanced is not None:
@@ -89,7 +90,11 @@ def seen_before(found: Duplicates) -> str:
         f"{found.count} of them ({how}). Without those it is right on {percent(found.accuracy_without)} (95 % interval {low} to {high}): "
         f"its honest accuracy. On those it is right on {percent(found.accuracy_on_them)}."
     )
-    return text + f" {found.other_label} of them have another label in training." * bool(found.other_label)
+    return (
+        text
+        + f" {found.other_label} of them {'has' if found.other_label == 1 else 'have'} another label in training."
+        * bool(found.other_label)
+    )
 
 
 def baseline(report: Report) -> str:
@@ -158,7 +163,7 @@ def compared(comparison: Comparison) -> str:
     return (
         f"{verdict}: {percent(comparison.accuracy)} against {percent(comparison.other_accuracy)} on the same images, "
         f"a difference of {percent(low)} to {percent(high)} (95 % interval; McNemar's p = {comparison.p_value:.2g}). "
-        f"{comparison.only_this} images only this run got right, {comparison.only_other} only the other."
+        f"{counted(comparison.only_this, 'image')} only this run got right, {comparison.only_other} only the other."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from common.base.text import counted
 from common.data.decode import release
 from common.data.photos import Photos
 
@@ -44,6 +45,10 @@ class Dataset:
     """one's own photos: their files, relative to data_dir"""
     remarks: tuple[str, ...] = ()
     """what a person should know of how it came together, a line each"""
+
+    def in_words(self, images: int, split: str) -> str:
+        """`120 test images of folder`."""
+        return f"{counted(images, f'{split} image')} of {self.name}"
 
     def said(self) -> list[str]:
         """The remarks, and what is to be said of files that are not among the images, a line each."""

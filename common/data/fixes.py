@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.base.errors import UserError, first_line
 from common.base.files import read_file
+from common.base.text import counted
 from common.data.dataset import Dataset
 
 DROP = "drop"
@@ -43,7 +44,8 @@ class LabelFixes:
         return indices[~torch.isin(indices, torch.tensor(self.dropped, dtype=torch.int64))]
 
     def in_words(self) -> str:
-        return f"--label_fixes changes {len(self.labels)} labels of train and drops {len(self.dropped)} images"
+        changed, dropped = counted(len(self.labels), "label"), counted(len(self.dropped), "image")
+        return f"--label_fixes changes {changed} of train and drops {dropped}"
 
 
 NONE = LabelFixes({}, (), b"")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.base.errors import UserError
+from common.base.text import counted
 from common.data import decode
 from common.data.dataset import Dataset, Split
 from common.data.duplicates import pixel_digests
@@ -183,7 +184,8 @@ def _of_one_folder(root: Path, split: Split, how: Decoding, known: Known) -> Dat
     rest, test = range(start), range(start, len(photos.names))
     if split == "train":
         counts = f"{len(test)} of the {len(photos.names)} photos in {root}"
-        remark = f"{counts} are its test set, as split.json records; the others are train"
+        are = "are" if len(test) > 1 else "is"
+        remark = f"{counts} {are} its test set, as split.json records; the others are train"
         files = tuple(key for key in there if key in drawn)
         return replace(_dataset("", images[:start], photos.at(rest), classes, [remark]), test_files=files)
     if not test:
@@ -196,11 +198,12 @@ def _of_one_folder(root: Path, split: Split, how: Decoding, known: Known) -> Dat
     remarks = []
     if known.test_files is None:
         remarks.append(
-            f"{len(test)} of the {len(there)} photos in {root} are evaluated, those that a training sets apart"
+            f"{len(test)} of the {len(there)} photos in {root} {'are' if len(test) > 1 else 'is'} evaluated, as a training sets apart"
         )
     if known.train_size is not None and len(rest) > known.train_size:
         added = len(rest) - known.train_size
-        remarks.append(f"{added} photos came to {root} since the run began: they are not in its test set")
+        they = "they are" if added > 1 else "it is"
+        remarks.append(f"{counted(added, 'photo')} came to {root} since the run began: {they} not in its test set")
     return _dataset("", images[start:], photos.at(test), classes, remarks)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from common.base.errors import UserError
-from common.base.text import in_utf8, printable
+from common.base.text import counted, in_utf8, printable
 
 # Pillow knows these by name, and leaves drawing them to another program, such as Ghostscript, or to nobody.
 NO_PHOTOS = frozenset({"EPS", "WMF", "MPEG", "IPTC", "HDF5", "GRIB", "BUFR"})
@@ -182,7 +182,7 @@ def _photos_in(found: Photos, class_folder: Path) -> list[str]:
         found.unreadable[_relative(found, Path(error.filename))] = f"can't be read ({error.strerror})"
     if not names:
         others = sum(map(len, found.unused.values())) - before
-        besides = f", but {others} other files" * bool(others)
+        besides = f", but {counted(others, 'other file')}" * bool(others)
         raise UserError(
             f"the class folder {class_folder} has no photos (jpg png webp tif gif avif and what else Pillow reads)"
             f"{besides}; add some, or remove it"

@@ -15,7 +15,7 @@ from torchvision.models import ResNet
 from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
-from common.base.text import duration, in_utf8, printable
+from common.base.text import counted, duration, in_utf8, printable
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
@@ -124,10 +124,11 @@ def description(run: Run) -> str:
             f"{facts['width_per_group']} per group, {facts['gflops_per_image']} GFLOPs per image at {config.images.image_size} px",
             f"         {facts['parameters_total']:,} parameters, {facts['parameters_trainable']:,} of them trained "
             f"(finetune {config.model.finetune})",
-            f"data     {config.data.dataset}: {facts['train_size']:,} training and {facts['validation_size']:,} validation images, "
-            f"{facts['classes']} classes, {len(run.batches)} steps an epoch",
+            f"data     {config.data.dataset}: {facts['train_size']:,} training and {counted(facts['validation_size'], 'validation image')}, "
+            f"{facts['classes']} classes, {counted(len(run.batches), 'step')} an epoch",
             *(f"note     {note}" for note in run.notes),
             f"classes  {class_counts(run.about['classes'], counts)}",
+            *of_validation(run.about["classes"], counts, run.validation_counts.tolist()),
             *unequal(run.about["classes"], counts, config.recipe.balance, best_by),
             f"run      {run.folder.path}",
         ]
@@ -138,7 +139,7 @@ def say_what_changed(photos: Photos | None) -> None:
     """That photos are no longer those that the run has learned from, which are in memory or in the cache."""
     if photos and (changed := photos.changed()):
         print(
-            f"note     {len(changed)} photos in {photos.folder} changed or vanished while the run trained, among them "
+            f"note     {counted(len(changed), 'photo')} in {photos.folder} changed or vanished while the run trained, among them "
             f"{printable(in_utf8(changed[0]), 200)}: it has learned from them as they were when it began, and --resume and the "
             "validation part of an evaluation need them so",
             file=sys.stderr,
@@ -150,11 +151,25 @@ def class_counts(classes: Sequence[str], counts: Sequence[int]) -> str:
     ordered = sorted(zip(counts, map(printable, classes), strict=True), key=lambda pair: -pair[0])
     (most, largest), (least, smallest) = ordered[0], ordered[-1]
     if most == least:
-        return f"{most:,} images each; guessing gives {1 / len(counts):.1%}"
+        return f"{counted(most, 'image')} each; guessing gives {1 / len(counts):.1%}"
     listed = ", ".join(f"{name}: {count:,}" for count, name in ordered)
     if len(ordered) > COUNTS_LISTED:
         listed = f"from {most:,} ({largest}) to {least:,} ({smallest}), median {median(counts):,.0f}"
     return f"{listed}; always {largest!r} would be right on {most / sum(counts):.1%}"
+
+
+def of_validation(classes: Sequence[str], trained: Sequence[int], validated: Sequence[int]) -> list[str]:
+    """What always naming the largest class would give on the validation images, where that is not what it gives in training: a folder of
+    one's own may have other shares, and it is with this that the validation accuracy is to be compared."""
+    if not sum(validated):
+        return []
+    most, share = max(validated), max(validated) / sum(validated)
+    if f"{share:.1%}" == f"{max(trained) / sum(trained):.1%}":
+        return []
+    largest = printable(classes[list(validated).index(most)])
+    return [
+        f"         always {largest!r} would be right on {share:.1%} of the {counted(sum(validated), 'validation image')}"
+    ]
 
 
 def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by: str | None) -> list[str]:
@@ -176,7 +191,7 @@ def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by
 def early(state: TrainState) -> str:
     """How --patience ended a run."""
     count, what = state.epochs_without_better, BEST_BY_NAMES[state.recipe.best_by]
-    return f"early, after {count} epoch{'s' * (count > 1)} without a better validation {what} (--patience)"
+    return f"early, after {counted(count, 'epoch')} without a better validation {what} (--patience)"
 
 
 def ending(run: Run, seconds: float) -> list[str]:

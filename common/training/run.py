@@ -144,7 +144,15 @@ class Run:
     @cached_property
     def class_counts(self) -> Tensor:
         """int64 (classes,) on the CPU: images of each class that are trained on."""
-        labels = self.batches.labels[self.batches.indices.to(self.batches.labels.device)]
+        return self._counts(self.batches)
+
+    @property
+    def validation_counts(self) -> Tensor:
+        """int64 (classes,) on the CPU: images of each class that are validated on."""
+        return self._counts(self.validation)
+
+    def _counts(self, batches: Batches) -> Tensor:
+        labels = batches.labels[batches.indices.to(batches.labels.device)]
         return torch.bincount(labels, minlength=len(self.about["classes"])).cpu()
 
     @property

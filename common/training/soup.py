@@ -20,6 +20,7 @@ from common.base.device import choose_amp, choose_device, device_name, memory_er
 from common.base.errors import UserError
 from common.base.files import append_line, disk_errors, write_atomic
 from common.base.processes import Processes
+from common.base.text import counted
 from common.config import SoupSettings, TrainConfig, as_dict
 from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
@@ -157,7 +158,7 @@ class Soup:
     def description(self) -> str:
         """What is printed before."""
         images, device = len(self.validation.indices), device_name(self.device)
-        return f"{len(self.members)} runs, {images} validation images of {self.data.name}, on {device}{self.data.notes}"
+        return f"{len(self.members)} runs, {counted(images, 'validation image')} of {self.data.name}, on {device}{self.data.notes}"
 
     @property
     def accuracy(self) -> float:

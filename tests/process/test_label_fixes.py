@@ -48,7 +48,8 @@ def test_what_evaluate_lists_is_trained_with_once_it_is_filled_in(tmp_path):
         writer.writerows(rows)
     done = run_script("train.py", *FLAGS, "--run_id", "second", "--label_fixes", file, cwd=tmp_path)
     assert f"changes {len(rows)} labels" in done.stdout
-    run_script("evaluate.py", "--checkpoint", "second", "--split", "validation", cwd=tmp_path)
+    done = run_script("evaluate.py", "--checkpoint", "second", "--split", "validation", cwd=tmp_path)
+    assert "the run's label_fixes.csv holds for these images, too" in done.stdout
 
 
 def test_an_unknown_row_is_refused_before_anything_is_written(tmp_path):

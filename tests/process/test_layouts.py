@@ -76,6 +76,8 @@ def test_a_validation_folder_is_validated_on_and_evaluated_also_alone(fraction, 
     output = capsys.readouterr().out
     assert "12 training and 5 validation images" in output
     assert "note     photos/Valid is the validation set: --validation_fraction is not used" in output
+    assert "1 step an epoch" in output and "6 images each; guessing gives 50.0%" in output
+    assert "         always 'bear' would be right on 60.0% of the 5 validation images" in output.splitlines()
     assert split_of(run)["validation"] == [12, 13, 14, 15, 16] and split_of(run)["validation_folder"] == "Valid"
     words = printed(output, "evaluate.py")
     assert words[-2:] == ["--split", "validation"]  # there is no test set
@@ -89,13 +91,14 @@ def test_a_validation_folder_is_validated_on_and_evaluated_also_alone(fraction, 
     )
 
 
-def test_label_fixes_of_a_validation_folder_hold_for_its_evaluation_as_they_did_for_the_training():
+def test_label_fixes_of_a_validation_folder_hold_for_its_evaluation_as_they_did_for_the_training(capsys):
     photos("photos/train", ant=6, bear=6)
     photos("photos/val", seed=1, ant=2, bear=3)
     rows = ["image,fix", "train/ant/00.png,drop", "val/ant/00.png,drop", "val/bear/00.png,ant", "val/bear/01.png,ant"]
     Path("fixes.csv").write_text("\n".join(rows))
     run = trained("--label_fixes", "fixes.csv")
     evaluate.main(EvaluateConfig("one", split="validation"))
+    assert "the run's label_fixes.csv holds for these images, too" in capsys.readouterr().out
     report = report_of(run, "validation")
     assert report["dataset"]["size"] == 4
     assert [row["support"] for row in report["per_class"]] == [3, 1]

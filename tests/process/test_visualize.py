@@ -58,8 +58,9 @@ def test_random_images_are_the_seeds_and_their_predictions_the_networks(runs):
     assert [row["index"] for row in show(runs, count=12, seed=4)["predictions"]] != indices
 
 
-def test_errors_are_the_most_confident_mistakes_with_or_without_an_evaluation(runs, monkeypatch):
+def test_errors_are_the_most_confident_mistakes_with_or_without_an_evaluation(runs, monkeypatch, capsys):
     anew = show(runs, which="errors", count=10)["predictions"]
+    assert ": 10 mistakes on the test images, the most confident first" in capsys.readouterr().out
     monkeypatch.setattr(figures, "of_report", lambda *_: {})
     evaluate.main(EvaluateConfig("first", runs_dir=str(runs)))
     monkeypatch.setattr(gallery, "predict_images", None)  # what evaluate.py has saved is enough

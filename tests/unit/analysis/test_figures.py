@@ -130,6 +130,15 @@ def test_reliability_shows_both_versions_apart_without_colour():
     assert len(figures.reliability(calibration(None)).axes[0].get_lines()) == 2
 
 
+def test_how_many_images_have_a_confidence_is_read_off_in_numbers_and_one_alone_is_seen():
+    bins = [Bin(n / 15, (n + 1) / 15, n % 2 * (1 + n % 3), (n + 0.5) / 15, 0.5) for n in range(15)]
+    bottom = figures.reliability(Calibration(0.1, 1.0, bins)).axes[1]
+    low, high = bottom.get_ylim()
+    ticks = [(tick, text.get_text()) for tick, text in zip(bottom.get_yticks(), bottom.get_yticklabels(), strict=True)]
+    assert [text for tick, text in ticks if low <= tick <= high] == ["1", "3"]
+    assert low < 0.7 and not len(bottom.get_yticks(minor=True))  # or a bar of one image has no height
+
+
 def tile(name: str = "cat", correct: bool | None = True, size: int = 32) -> figures.Tile:
     return figures.Tile(
         np.full((3, size, size), 128, np.uint8), f"true: {drawing.shortened(name)}\npredicted: dog, 97%", correct

@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from common.analysis import analyse as numbers
+from common.analysis import figures
 from common.analysis.analyse import analyse, calibrate, compare
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, comparable, saved_predictions
@@ -140,7 +141,8 @@ def test_the_temperature_mends_the_calibration_of_logits_it_was_fitted_on(predic
 def test_no_temperature_is_fitted_on_few_images(predictions, count):
     few = Predictions(predictions.logits[:count], predictions.labels[:count], predictions.indices[:count])
     plain = calibrate(predictions, few, f"fitted on {count} validation images")
-    assert plain.temperature is None and f"{count} validation images are too few" in plain.note and "100" in plain.note
+    said = "1 validation image is too few" if count == 1 else f"{count} validation images are too few"
+    assert plain.temperature is None and said in plain.note and "100" in plain.note
 
 
 def test_a_temperature_that_does_not_help_is_not_printed_as_an_improvement(predictions, full):
@@ -169,7 +171,7 @@ def test_the_duplicates_stand_in_the_text_and_come_back_from_the_file(full, tmp_
     assert Report.load(tmp_path / "report.json") == with_them
     text = headline(with_them)
     assert "honest accuracy      0.5000   without 6 images" in text and "2 pixel by pixel and 4 nearly" in text
-    assert "1 of them have another label" in text
+    assert "1 of them has another label" in text
     assert "not known: no train" in headline(replace(full, duplicates=Duplicates("no train")))
     assert "the same: none of the images" in headline(replace(full, duplicates=Duplicates(near=0)))
     assert tables(with_them)["duplicates"][1][0][:3] == [3, 7, "validation"]
@@ -348,6 +350,42 @@ def test_a_class_that_is_named_for_others_alone_fails_too(predictions, full):
     count = int((predictions.labels == 2).sum())
     assert f"  cat: none of {count} images found, and {400 - count} of other classes taken for it" in failing(report)
     assert {row.name for row in report.failing} >= {"cat"}
+
+
+def test_a_list_of_doubts_that_was_cut_short_is_not_called_all(full):
+    doubts = full.label_issues[:1] * numbers.LONGEST_LIST
+    assert "labels in doubt      the 200 most doubtful, in label_issues.csv" in headline(
+        replace(full, label_issues=doubts)
+    )
+    assert "labels in doubt      199, in" in headline(replace(full, label_issues=doubts[1:]))
+
+
+def test_the_picture_of_doubts_says_how_many_it_leaves_out(full):
+    images = np.zeros((1200, 3, 8, 8), dtype=np.uint8)
+
+    def titles(count: int) -> list[str]:
+        report = replace(
+            full, confused=[], comparison=None, superclasses=None, label_issues=full.label_issues[:1] * count
+        )
+        texts = figures.of_report(report, images)["label_issues"].axes[0].texts
+        return [text.get_text().replace("\n", " ") for text in texts]
+
+    assert "Labels that may be wrong, the most doubtful first: 32 of 74" in titles(74)
+    assert "Labels that may be wrong, the most doubtful first" in titles(32)
+
+
+def test_one_image_is_no_images(full):
+    labels = np.array([0, 0, 1])
+    made = Predictions(np.eye(2, dtype=np.float32)[[0, 0, 0]] * 9, labels, np.arange(3))
+    report = report_of(made, classes=["cat", "dog"])
+    assert "  dog: none of 1 image found, never predicted" in failing(report)
+    text = headline(replace(full, duplicates=Duplicates("", 1, 0, 1, 0.5, 0.4, 0.6, 1.0)))
+    assert "without 1 image that is in train or validation as well" in text and "on that it is 1.0000" in text
+    assert "1 of them has another label there" in text
+    assert (
+        "1 validation image is too few"
+        in calibrate(made, Predictions(*(part[:1] for part in vars(made).values())), "").note
+    )
 
 
 def test_predictions_come_back_from_their_file(predictions, tmp_path):

@@ -4,7 +4,16 @@ import statistics
 
 import pytest
 
-from common.base.text import command_line, duration, markdown_table, mean_and_sd, one_line, printable, with_values
+from common.base.text import (
+    command_line,
+    counted,
+    duration,
+    markdown_table,
+    mean_and_sd,
+    one_line,
+    printable,
+    with_values,
+)
 
 
 def test_a_table_is_markdown_with_its_numbers_to_the_right():
@@ -75,3 +84,7 @@ def test_a_spread_is_that_of_a_sample():
 def test_a_duration_is_said_in_its_two_largest_units():
     seconds = {0.4: "0 s", 59.4: "59 s", 59.6: "1 min 0 s", 3599.6: "1 h 0 min", 3660: "1 h 1 min", 90061: "25 h 1 min"}
     assert {given: duration(given) for given in seconds} == seconds
+
+
+def test_one_thing_is_no_things():
+    assert [counted(n, "image") for n in (0, 1, 2, 10_000)] == ["0 images", "1 image", "2 images", "10,000 images"]

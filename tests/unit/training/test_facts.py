@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.training.facts import class_counts, unequal
+from common.training.facts import class_counts, of_validation, unequal
 
 
 def test_few_classes_are_told_one_by_one_the_largest_first():
@@ -44,3 +44,14 @@ def test_from_three_times_on_it_is_a_warning_that_names_what_is_not_done_yet(cou
         assert (
             warned in lines[0] and (f"--balance {balance}" not in lines[0]) and (f"--best_by {best_by}" not in lines[0])
         )
+
+
+def test_where_always_the_largest_gives_another_share_of_validation_that_is_said():
+    (line,) = of_validation(["cat", "dog", "owl"], [25, 25, 22], [5, 20, 0])
+    assert line.split() == "always 'dog' would be right on 80.0% of the 25 validation images".split()
+    assert of_validation(["cat", "dog"], [40, 20], [4, 2]) == of_validation(["cat", "dog"], [40, 20], [0, 0]) == []
+    assert "\x1b" not in of_validation(["a\x1b[2J", "b"], [1, 1], [1, 0])[0]
+
+
+def test_one_image_each_is_no_images():
+    assert class_counts(["cat", "dog"], [1, 1]) == "1 image each; guessing gives 50.0%"
