@@ -186,8 +186,9 @@ class Run:
         hidden = not self.processes.main
         self.log.start_row()
         self.began = (time.monotonic(), state.step)
-        shown = {"desc": self.title, "unit": " images", "leave": False, "disable": hidden}
-        with progress_bar(total=sum(sizes), initial=done, **shown) as self.bar:
+        with progress_bar(
+            total=sum(sizes), initial=done, desc=self.title, unit=" images", leave=False, disable=hidden
+        ) as self.bar:
             for batch in watched(left, self.stopped):
                 yield batch
                 self.bar.update(len(batch[0]) * self.processes.world)
