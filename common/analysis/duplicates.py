@@ -24,7 +24,6 @@ from common.analysis.predictions import Predictions
 from common.analysis.report import DuplicatePair, Duplicates
 from common.data.dataset import Dataset
 from common.data.decode import release
-from common.data.duplicates import pixel_digests
 
 THUMBNAIL = 8  # pixels a side
 SMALLEST = (
@@ -84,8 +83,8 @@ def find_duplicates(predictions: Predictions, data: Dataset, known: Seen, device
 def _exact(data: Dataset, indices: Tensor, seen: Dataset, parts: dict[str, Tensor]) -> Iterator[DuplicatePair]:
     if data.images.shape[1:] != seen.images.shape[1:]:
         return
-    digests = pixel_digests(data.images)
-    seen_digests = digests if seen.images is data.images else pixel_digests(seen.images)
+    digests = data.digests
+    seen_digests = digests if seen.images is data.images else seen.digests
     where = {
         seen_digests[i]: (part, i) for part, members in reversed(parts.items()) for i in reversed(members.tolist())
     }

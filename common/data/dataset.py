@@ -3,12 +3,14 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
 from common.base.text import counted
 from common.data.decode import release
+from common.data.duplicates import pixel_digests
 from common.data.photos import Photos
 
 Split = Literal["train", "validation", "test"]
@@ -49,6 +51,11 @@ class Dataset:
     def in_words(self, images: int, split: str) -> str:
         """`120 test images of folder`."""
         return f"{counted(images, f'{split} image')} of {self.name}"
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """`pixel_digests` of the images."""
+        return pixel_digests(self.images)
 
     def said(self) -> list[str]:
         """The remarks, and what is to be said of files that are not among the images, a line each."""

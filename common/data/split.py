@@ -8,7 +8,6 @@ from torch import Tensor
 
 from common.base.errors import UserError
 from common.data.dataset import Dataset
-from common.data.duplicates import pixel_digests
 
 
 def split_train(data: Dataset, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -16,7 +15,7 @@ def split_train(data: Dataset, fraction: float, seed: int) -> tuple[Tensor, Tens
     that are the same pixel by pixel stay together."""
     if data.validation_folder is not None:
         return torch.arange(data.validation.start), torch.tensor(data.validation)
-    same = pixel_digests(data.images) if fraction and data.name == "folder" else None
+    same = data.digests if fraction and data.name == "folder" else None
     return split_indices(data.labels, fraction, seed, same)
 
 

@@ -21,6 +21,7 @@ from common.config import PRESETS, TrainConfig, as_dict
 from common.data.augment import mixing
 from common.data.batches import Batches
 from common.data.dataset import Dataset, dataset_digest
+from common.data.duplicates import contradictions, of_contradictions
 from common.data.fixes import NONE, LabelFixes, read_label_fixes
 from common.data.folder import NOTHING, Known
 from common.data.load import load_dataset
@@ -88,8 +89,10 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         train_part, validation_part = split_data(config, data, recorded, folder)
         digest = recorded.digest if recorded else None
         split = split_record(config, data, validation_part, digest)  # of the labels as they were
-        fixes = label_fixes(config, data, folder)
+        fixes, same = label_fixes(config, data, folder), data.digests if data.photos else []
         data, train_part, validation_part = fixes.applied(data), fixes.kept(train_part), fixes.kept(validation_part)
+        used = torch.cat([train_part, validation_part]).tolist() if same else []
+        doubles = of_contradictions(contradictions(same, data.labels.tolist(), used), data.names or ())
         shrunk = check_batch_size(config, len(train_part), processes)
         check_validation(config, len(validation_part))
         # A resumed run's weights are in its last.pt.
@@ -113,7 +116,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         split=split,
         about=weights_metadata(config, data, folder),
         photos=data.photos,
-        notes=(*data.said(), *([fixes.in_words()] if fixes.content else []), *shrunk),
+        notes=(*data.said(), *doubles, *([fixes.in_words()] if fixes.content else []), *shrunk),
         fixes=fixes,
     )
 

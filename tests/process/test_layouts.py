@@ -91,6 +91,17 @@ def test_a_validation_folder_is_validated_on_and_evaluated_also_alone(fraction, 
     )
 
 
+def test_a_photo_in_two_classes_is_named_until_it_is_dropped(capsys):
+    photos("photos/train", ant=6, bear=6)
+    shutil.copy("photos/train/ant/03.png", "photos/train/bear/copy.png")
+    trained("--max_steps=1")
+    said = "note     the same photo is in several classes: train/ant/03.png = train/bear/copy.png; remove"
+    assert said in capsys.readouterr().out
+    Path("fixes.csv").write_text("image,fix\ntrain/bear/copy.png,drop\n")
+    trained("--max_steps=1", "--label_fixes=fixes.csv", run="two")
+    assert "several classes" not in capsys.readouterr().out
+
+
 def test_label_fixes_of_a_validation_folder_hold_for_its_evaluation_as_they_did_for_the_training(capsys):
     photos("photos/train", ant=6, bear=6)
     photos("photos/val", seed=1, ant=2, bear=3)

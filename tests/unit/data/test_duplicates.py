@@ -5,7 +5,7 @@ from PIL import Image
 
 from common.data import duplicates
 from common.data.decode import load_photos
-from common.data.duplicates import pixel_digests
+from common.data.duplicates import contradictions, of_contradictions, pixel_digests
 
 
 def some_images(count: int = 7, seed: int = 0) -> torch.Tensor:
@@ -38,3 +38,15 @@ def test_a_mapped_set_has_the_digests_of_one_in_memory(tmp_path, monkeypatch):
     in_memory = pixel_digests(load_photos(tmp_path, names, 6))
     monkeypatch.setattr("common.data.decode.IN_MEMORY_BYTES", 0)
     assert pixel_digests(load_photos(tmp_path, names, 6)) == in_memory == pixel_digests(some_images(5))
+
+
+def test_equal_images_of_several_labels_are_named_once_each():
+    same, labels = "abacbadd", [0, 1, 1, 2, 1, 0, 3, 4]
+    names = [f"{label}/{i}.jpg" for i, label in enumerate(labels)]
+    assert contradictions(same, labels, range(8)) == [[0, 2, 5], [6, 7]]
+    assert contradictions(same, labels, [0, 5, 6, 3]) == []
+    (line,) = of_contradictions([[0, 2, 5], [6, 7]], names)
+    assert "several classes: 0/0.jpg = 1/2.jpg = 0/5.jpg; 3/6.jpg = 4/7.jpg; remove" in line
+    (line,) = of_contradictions([[0, 2]] * 5, names)
+    assert line.count("=") == 3 and "; … 5 in all; remove" in line
+    assert of_contradictions([], names) == []
