@@ -69,7 +69,7 @@ def test_every_epoch_is_told_in_a_line(lab):
         number = int(row["epoch"])
         assert line.startswith(
             f"epoch {number}/2  train loss {row['train/loss']:.3f} accuracy {row['train/accuracy']:.3f}  "
-            f"validation loss {row['validation/loss']:.3f} accuracy {row['validation/accuracy']:.3f}  lr 0.001  "
+            f"validation loss {row['validation/loss']:.3f} accuracy {row['validation/accuracy']:.3f}  lr {row['lr']:.2g}  "
         )
         assert (" left" in line) == (number == 1) and (row is best) <= line.endswith("  best")
 
