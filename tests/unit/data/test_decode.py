@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 import common.data.decode
 from common.base.errors import RunError, UserError
-from common.data.decode import load_photos, mapped_file, read_photo, release
+from common.data.decode import load_photos, mapped_file, release
+from common.data.pixels import read_photo
+from common.data.workers import workers_for
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -267,7 +269,7 @@ def test_a_damaged_cache_is_made_anew(damage, tmp_path, decoded, cache):
 def test_a_flipped_bit_anywhere_in_a_cache_is_said_and_the_photos_are_decoded_anew(
     mapped, tmp_path, monkeypatch, cache, capsys
 ):
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 1000)  # several blocks to read
+    monkeypatch.setattr(common.data.decode, "_BLOCK_BYTES", 1000)  # several blocks to read
     if mapped:
         monkeypatch.setattr(common.data.decode, "IN_MEMORY_BYTES", 0)
     names = make_photos(tmp_path / "train", 3)
@@ -353,8 +355,8 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
     (file,) = cache.iterdir()
     written = file.read_bytes()
     file.unlink()
-    monkeypatch.setattr(common.data.decode, "_workers", lambda files: 2)
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+    monkeypatch.setattr(common.data.decode, "workers_for", lambda files: 2)
+    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
     assert torch.equal(load_photos(tmp_path / "train", names, 16), serial)
     assert file.read_bytes() == written
 
@@ -366,8 +368,8 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
 
 def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(tmp_path, monkeypatch, cache):
     names = make_photos(tmp_path / "train", 150)
-    monkeypatch.setattr(common.data.decode, "_workers", lambda files: 2)
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+    monkeypatch.setattr(common.data.decode, "workers_for", lambda files: 2)
+    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
 
     class Killing(tqdm):
         def update(self, n):
@@ -382,7 +384,7 @@ def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(
 
 def test_workers_are_as_many_as_this_process_may_use_and_only_where_they_pay(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert [common.data.decode._workers(files) for files in (1, 499, 500, 10**6)] == [1, 1, 3, 3]
+    assert [workers_for(files) for files in (1, 499, 500, 10**6)] == [1, 1, 3, 3]
 
 
 def test_an_unreadable_photo_leaves_no_cache(tmp_path, cache):

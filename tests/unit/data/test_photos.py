@@ -167,8 +167,8 @@ def test_many_that_cant_be_read_are_listed_in_a_file(root, cache):
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_skipping_gives_what_the_folder_without_them_gives(mapped, workers, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(common.data.decode, "_workers", lambda files: workers)
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 8 * 8 * 3)  # several tasks
+    monkeypatch.setattr(common.data.decode, "workers_for", lambda files: workers)
+    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 8 * 8 * 3)  # several tasks
     if mapped:
         monkeypatch.setattr(common.data.decode, "IN_MEMORY_BYTES", 0)
     damage(root, *DAMAGED)
