@@ -162,14 +162,15 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 def _whole_lines(file: BinaryIO, quoted: bool, path: Path) -> Iterator[tuple[bytes, int]]:
     """Rows that are whole, and where each ends. In CSV a quoted cell may hold line breaks: within it the quotes so far are odd."""
-    line, end = b"", 0
+    line, end, quotes = bytearray(), 0, 0
     while part := file.readline(LONGEST_ROW):
         line += part
+        quotes += quoted and part.count(b'"')
         if len(line) > LONGEST_ROW:
             raise UserError(
                 f"{in_utf8(str(path))} is no table of predict.py: it has a row of more than {LONGEST_ROW:,} bytes"
             )
-        if line.endswith(b"\n") and not (quoted and line.count(b'"') % 2):
+        if part.endswith(b"\n") and quotes % 2 == 0:
             end += len(line)
-            yield line, end
-            line = b""
+            yield bytes(line), end
+            line, quotes = bytearray(), 0
