@@ -67,7 +67,7 @@ class Predictor:
         for photos, images, problems in _batched(
             decoded_photos(found, Decoding(about.decoded_size, about.fit)), self.batch_size
         ):
-            said = iter(self._said(self._logits(images)) if len(images) else [])
+            said = iter(self._said(self.logits(images)) if len(images) else [])
             empty = dict.fromkeys(self.columns)
             yield [
                 {
@@ -78,7 +78,7 @@ class Predictor:
                 for i, photo in enumerate(photos)
             ]
 
-    def _logits(self, images: NDArray) -> NDArray:
+    def logits(self, images: NDArray) -> NDArray:
         """images: uint8 (n, s, s, 3) → float32 (n, classes), as evaluate.py has them. Errors: `UserError` when they are not finite."""
         parts = torch.from_numpy(images).permute(0, 3, 1, 2).tensor_split(-(-len(images) // self.batch_size))
         size, none = self.loaded.metadata.image_size, torch.empty(0)
