@@ -1,17 +1,20 @@
 """When a network should not answer: the numbers against plain loops, SciPy's and scikit-learn's."""
 
 import itertools
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from common.analysis import answers
-from common.analysis.analyse import trust
+from common.analysis import answers, figures
+from common.analysis.analyse import analyse, trust
 from common.analysis.predictions import Predictions
-from common.analysis.report import Point
+from common.analysis.report import Checkpoint, Evaluated, Point, Report
+from common.analysis.text import _of_answers
 from common.base.errors import UserError
 from common.base.records import parse_record
 
@@ -151,3 +154,40 @@ def test_validation_images_that_are_evaluated_are_fitted_on_with_a_word_of_warni
 def test_a_point_that_no_images_can_make_is_refused(text):
     with pytest.raises(UserError, match="report.json"):
         parse_record(text, Point, "report.json")
+
+
+def test_the_text_and_the_figure_say_what_the_thresholds_give(tmp_path):
+    predictions, validation = made(800, skill=3, seed=1), made(600, skill=3, seed=2)
+    calibration, found = trust(predictions, validation, "fitted on 600 validation images", "test")
+    lines = _of_answers(found)
+    assert f"{found.aurc:.4f}" in lines[0]
+    for row, line in zip(found.thresholds, lines[1:], strict=False):
+        if row.confidence is None:
+            assert "no confidence is enough" in line
+        else:
+            assert f"answering {row.coverage:.1%} of the images" in line and f"right on {row.accuracy:.1%}" in line
+    axes = figures.risk_coverage(found).axes[0]
+    risks = np.asarray(axes.get_lines()[0].get_xydata())
+    assert risks[-1] == pytest.approx([1, 1 - (predictions.predicted == predictions.labels).mean()])
+    marked = [row for row in found.thresholds if row.coverage is not None]
+    assert len(axes.get_lines()) == 2 + len(marked)
+
+
+def test_the_answers_come_back_from_a_file_and_a_report_without_them_is_read(tmp_path):
+    predictions = made(300)
+    calibration, found = trust(predictions, made(200, seed=3), "fitted on 200 validation images", "test")
+    report = Report(
+        **vars(analyse(predictions, list("abcde"))),
+        calibration=calibration,
+        answers=found,
+        run_id="run",
+        job_id="job",
+        created=0.0,
+        checkpoint=Checkpoint("best.safetensors", "aa", "resnet50"),
+        dataset=Evaluated("digits", None, 300, "bb", predictions.digest),
+    )
+    report.save(tmp_path / "report.json")
+    assert Report.load(tmp_path / "report.json") == report
+    replace(report, answers=None).save(tmp_path / "report.json")
+    assert "answers" not in json.loads((tmp_path / "report.json").read_text())
+    assert Report.load(tmp_path / "report.json").answers is None
