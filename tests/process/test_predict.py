@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from digit_runs import make_run
 from helpers import run_script
 from PIL import Image
@@ -20,8 +21,11 @@ import predict
 from common.analysis import figures, predicting
 from common.base.errors import UserError
 from common.config import EvaluateConfig, PredictSettings
+from common.data.batches import normalize
 from common.data.load import load_dataset
 from common.data.photos import find_photos
+from common.data.pixels import read_photo
+from common.model.load import load_model
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -244,7 +248,11 @@ def test_a_table_that_is_there_is_refused_replaced_or_gone_on_with_as_it_was_beg
     assert Path("predictions.csv").read_bytes().startswith(before) and len(both) > before.count(b"\n") - 1
 
 
-def test_flip_is_evaluate_pys(monkeypatch):
+def test_flip_is_the_mean_of_the_logits_of_a_photo_and_its_mirror_image(capsys):
     rows = predicted("photos/test/d1", tta="flip")
-    monkeypatch.setattr(figures, "of_report", lambda *_: {})
-    assert len(rows) and rows[0]["confidence"] != predicted("photos/test/d1", overwrite=True)[0]["confidence"]
+    assert "made with --tta none" in capsys.readouterr().out  # so that its temperature is another's
+    model = load_model("run", "runs", torch.device("cpu")).model
+    images = normalize(torch.from_numpy(np.stack([read_photo(Path(row["file"]), 24) for row in rows])))
+    with torch.no_grad():
+        expected = ((model(images) + model(images.flip(3))) / 2).softmax(dim=1).amax(dim=1)
+    np.testing.assert_allclose([float(row["confidence"]) for row in rows], expected, atol=1e-4)
