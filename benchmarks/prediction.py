@@ -74,10 +74,17 @@ def prepare(config: PredictionConfig, folder: Path) -> tuple[int, int, dict[str,
 
 
 def commands(config: PredictionConfig, folder: Path, part: str, timm: dict[str, str]) -> dict[str, list[str | Path]]:
-    common = ["--checkpoint", part, "--runs_dir", folder / "runs", "--batch_size", str(config.batch_size)]
+    common: list[str | Path] = [
+        "--checkpoint",
+        part,
+        "--runs_dir",
+        folder / "runs",
+        "--batch_size",
+        str(config.batch_size),
+    ]
     common += ["--device", config.device, "--tta", config.tta]
     photos = folder / part / "test"
-    output = ["--output", folder / f"{part}.csv", "--overwrite", "True"]
+    output: list[str | Path] = ["--output", folder / f"{part}.csv", "--overwrite", "True"]
     found: dict[str, list[str | Path]] = {
         "predict.py": [sys.executable, "predict.py", photos, *common, *output],
         "evaluate.py": [sys.executable, "evaluate.py", *common],

@@ -141,11 +141,11 @@ def test_a_list_on_stdin_stands_for_its_photos(monkeypatch):
 
 @pytest.mark.parametrize("output", ["table.csv", "table.jsonl"])
 def test_ctrl_c_leaves_whole_rows_and_the_printed_command_goes_on(output, monkeypatch, capsys):
+    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 24 * 24 * 5)
     Path("bad.png").write_text("no photo")
     words, flags = ("bad.png", "photos/test"), {"batch_size": 16, "output": output}
     predicted(*words, status=1, **flags)
     whole = Path(output).read_bytes()
-    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 24 * 24 * 5)
     real, calls = predicting.predict, []
 
     def second(*args):
