@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from common.base.checked import PhotoPath
-from common.base.errors import UserError, report_errors
+from common.base.errors import report_errors
 from common.cli import parse
 from common.config import PredictSettings
 
@@ -38,16 +38,14 @@ def main(config: PredictSettings) -> int:
     from common.analysis.predicting import Tally, fill
     from common.analysis.rows import Table, check_output
     from common.base.signals import interruptible
-    from common.data.stream import check_words, find_photos_of, not_used, with_first
+    from common.data.stream import check_words, find_photos_of, not_used, some
 
     # Everything that can be refused is, before anything is written.
     output, unused, tally = Path(config.output), Counter[str](), Tally()
     check_words(config.photos)
     check_output(output, config.overwrite, config.resume)
     predictor = load(config)
-    found = with_first(find_photos_of(config.photos, unused, getattr(sys.stdin, "buffer", None)))
-    if found is None:
-        raise UserError("; ".join(["there is no photo to predict", *not_used(unused)]))
+    found = some(find_photos_of(config.photos, unused, getattr(sys.stdin, "buffer", None)), unused)
 
     with interruptible("stopping after these photos; once more stops at once", "stopped at once") as interrupt:
         with Table(output, predictor.columns).opened(config.resume, tally.add) as table:
@@ -68,11 +66,11 @@ def load(config: PredictSettings) -> "Predictor":
     device = choose_device(config.device)
     loaded = load_model(config.checkpoint, config.runs_dir, device, downloader(config.project, config.entity))
     loaded = loaded.with_tta(config.tta, loaded.metadata.dataset != "digits")
-    fitted, asked = fitted_for(loaded), config.min_accuracy is not None
+    fitted = fitted_for(loaded)
     least, *lines = fitted.confidence_for(config.min_accuracy) if config.min_accuracy else (None,)
     print(f"{loaded.path}, on {device_name(device)}", *fitted.notes, *lines, sep="\n", flush=True)
-    amp = choose_amp(config.amp, device)
-    return Predictor(loaded, fitted, device, amp, config.batch_size, config.top, asked, least)
+    how = (device, choose_amp(config.amp, device), config.batch_size, config.top)
+    return Predictor(loaded, fitted, *how, config.min_accuracy is not None, least)
 
 
 def next_command(config: PredictSettings, predictor: "Predictor", tally: "Tally", stopped: bool) -> str:
@@ -80,7 +78,8 @@ def next_command(config: PredictSettings, predictor: "Predictor", tally: "Tally"
     folder, least_sure = predictor.loaded.folder, tally.least_sure[1] if tally.least_sure else ""
     weights = config.checkpoint or folder.id
     if stopped:
-        return folder.command("predict.py", *config.goes_on(weights))
+        words = config.goes_on(weights)  # a shell may have made 100,000 of a pattern
+        return folder.command("predict.py", *words) if len(words) < 50 else "the same command with --resume True"
     words = ["--images", least_sure, "--explain", "True"] if os.path.exists(least_sure) else []
     return folder.command("visualize.py", "--checkpoint", weights, *words)
 

@@ -1,6 +1,7 @@
 """Photos on disk → a row for each: its class, how sure that is, and whether it should be answered at all. As many as there are: they are
 decoded by worker processes, a chunk ahead of the network."""
 
+import contextlib
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -207,9 +208,19 @@ class Tally:
         return lines
 
 
+@contextlib.contextmanager
+def _unless(stopped: Callable[[], bool]) -> Iterator[None]:
+    """A Ctrl-C reaches the processes that decode as well, and ends those that have only just started: no error then."""
+    try:
+        yield
+    except RunError:
+        if not stopped():
+            raise
+
+
 def fill(table: Table, predictor: Predictor, found: Iterable[Found], tally: Tally, stopped: Callable[[], bool]) -> None:
     """Writes the photos' rows, a batch at a time, until there are no more, or it is told to stop."""
-    with progress_bar(desc="predicting", unit=" photos") as bar:
+    with progress_bar(desc="predicting", unit=" photos") as bar, _unless(stopped):
         for rows in predictor.rows(photo for photo in found if not table.has(photo.path)):
             table.write(rows)
             for row in rows:

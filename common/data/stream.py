@@ -58,10 +58,12 @@ def find_photos_of(words: Sequence[str], unused: Counter[str], listed: BinaryIO 
                 yield from _at(name, unused)
 
 
-def with_first(found: Iterator[Found]) -> Iterator[Found] | None:
-    """The same, or None where there is nothing."""
+def some(found: Iterator[Found], unused: Counter[str]) -> Iterator[Found]:
+    """The same. Errors: `UserError` when there is none, with what is there instead."""
     first = next(found, None)
-    return None if first is None else itertools.chain([first], found)
+    if first is None:
+        raise UserError("; ".join(["there is no photo to predict", *not_used(unused)]))
+    return itertools.chain([first], found)
 
 
 def _matching(pattern: str) -> Iterator[str]:

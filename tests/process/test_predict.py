@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from common.data.batches import normalize
 from common.data.load import load_dataset
 from common.data.photos import find_photos
 from common.data.pixels import read_photo
+from common.data.stream import Found
 from common.model.load import load_model
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -178,6 +180,21 @@ def test_many_photos_are_decoded_by_workers_with_the_same_result(monkeypatch):
     monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 24 * 24 * 20)
     rows = predicted("photos/test", output="b.csv")
     assert [(row["file"], row["class"]) for row in rows] == [(row["file"], row["class"]) for row in alone]
+
+
+def test_a_stream_without_end_is_predicted_as_it_comes(monkeypatch):
+    taken = []
+
+    def endless():
+        for number in itertools.count():
+            taken.append(number)
+            yield Found(f"{number}.png", "gone" if number % 3 else "")
+
+    monkeypatch.setattr(predicting, "workers_for", lambda files: 1)
+    rows = predict.load(PredictSettings(("photos",))).rows(endless())
+    for _ in range(20):
+        first = next(rows)
+    assert all(row["problem"] for row in first) and len(taken) < 500 + 22 * 128
 
 
 def test_below_the_threshold_of_the_report_the_answer_is_unsure(home, capsys):
