@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 import common.data.decode
+import common.data.workers
 from common.base.errors import RunError, UserError
 from common.data.decode import load_photos, mapped_file, release
 from common.data.pixels import read_photo
@@ -45,7 +46,7 @@ def decoded(monkeypatch) -> list[str]:
         names.append(path.name)
         return read_photo(path, image_size, fit)
 
-    monkeypatch.setattr(common.data.decode, "read_photo", counting)
+    monkeypatch.setattr(common.data.workers, "read_photo", counting)
     return names
 
 
@@ -291,14 +292,14 @@ def test_a_flipped_bit_anywhere_in_a_cache_is_said_and_the_photos_are_decoded_an
 
 def test_who_needs_a_set_that_another_decodes_waits_for_it(tmp_path, decoded, cache, monkeypatch):
     names = make_photos(tmp_path / "train")
-    begun, counting = threading.Event(), common.data.decode.read_photo
+    begun, counting = threading.Event(), common.data.workers.read_photo
 
     def slow(path: Path, image_size: int, fit: str) -> np.ndarray:
         begun.set()
         time.sleep(0.05)
         return counting(path, image_size, fit)
 
-    monkeypatch.setattr(common.data.decode, "read_photo", slow)
+    monkeypatch.setattr(common.data.workers, "read_photo", slow)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(load_photos, tmp_path / "train", names, 16)
         assert begun.wait(60)
@@ -356,7 +357,7 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
     written = file.read_bytes()
     file.unlink()
     monkeypatch.setattr(common.data.decode, "workers_for", lambda files: 2)
-    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+    monkeypatch.setattr(common.data.workers, "CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
     assert torch.equal(load_photos(tmp_path / "train", names, 16), serial)
     assert file.read_bytes() == written
 
@@ -369,7 +370,7 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
 def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(tmp_path, monkeypatch, cache):
     names = make_photos(tmp_path / "train", 150)
     monkeypatch.setattr(common.data.decode, "workers_for", lambda files: 2)
-    monkeypatch.setattr("common.data.workers.CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+    monkeypatch.setattr(common.data.workers, "CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
 
     class Killing(tqdm):
         def update(self, n):
