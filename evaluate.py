@@ -36,7 +36,7 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig) -> None:
     """One checkpoint: its files, its W&B run, and what is printed of it."""
-    from common.analysis.analyse import analyse, calibrate
+    from common.analysis.analyse import analyse, trust
     from common.analysis.evaluation import make_report, save_files
     from common.analysis.inference import duplicates_of, load_part, predict_images, predict_validation, predictions_of
     from common.base.device import choose_amp, choose_device, device_name
@@ -59,9 +59,9 @@ def evaluate(config: EvaluateConfig) -> None:
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = predict_images(loaded, data, indices, *how, config.split)
         analysis = analyse(predictions, data.classes, data.superclasses, data.superclass_of, config.split)
-        calibration = calibrate(predictions, *predict_validation(loaded, *which, *how))
+        trusted = trust(predictions, *predict_validation(loaded, *which, *how), config.split)
         duplicates, seen = duplicates_of(predictions, loaded, data, *which, device)
-        parts = (predictions, analysis, calibration, duplicates, other)
+        parts = (predictions, analysis, *trusted, duplicates, other)
         report = make_report(loaded, data, config.data_dir, *parts, run.id, run.url)
         report = save_files(report, predictions, data, seen, folder, run.log_table)
         log(run, report, predictions, folder)

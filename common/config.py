@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from common.base.checked import Checked, PathText, hints_of, in_words
+from common.base.checked import Checked, PathText, PhotoPath, hints_of, in_words
 from common.base.errors import UserError
 
 DATASETS = Literal["cifar100", "cifar10", "digits", "folder"]
@@ -431,6 +431,52 @@ class VisualizeConfig(CheckpointConfig):
     """Overlay Grad-CAM: where the model looked."""
     seed: Seed = 0
     """Of the random choice."""
+
+
+@dataclass(frozen=True)
+class PredictSettings(Checked):
+    """Which photos are predicted with which weights, and what is said of each."""
+
+    photos: tuple[PhotoPath, ...] = ()
+    """Files, folders (with those within), patterns such as "a/*.jpg", or - for a list of paths on stdin, one a line."""
+    checkpoint: PathText | None = None
+    """A file, a run id or folder, or an artifact such as resnext50_32x4d-cifar100:best. None: the newest run's best."""
+    output: PathText = "predictions.csv"
+    """The table: .csv, or .jsonl for JSON lines."""
+    top: Annotated[int, Interval(ge=1, le=1000)] = 3
+    """So many classes a photo, the likeliest first, with their confidences."""
+    min_accuracy: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    """Answer only where it is right on this share, by the validation images of evaluate.py; the column `answer` is `unsure` elsewhere."""
+    tta: TTA = "none"
+    """Augmentation at test time. `flip` = the mean of the logits of each photo and its mirror image, in twice the time."""
+    overwrite: bool = False
+    """Replace a table that is there."""
+    resume: bool = False
+    """Go on with a table that is there: photos that have a row are skipped."""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """Photos at a time."""
+    amp: PRECISIONS = "none"
+    """Mixed precision; none gives the same numbers everywhere."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    runs_dir: PathText = RUNS_DIR
+    """Folder of the run folders."""
+    project: str | None = None
+    """W&B project that an artifact is of. None: WANDB_PROJECT, or resnext-finetuning."""
+    entity: str | None = None
+    """W&B user or team that an artifact is of. None: WANDB_ENTITY, or your own."""
+
+    def goes_on(self, checkpoint: str) -> list[str]:
+        """Words of the command that goes on with its table. checkpoint: the weights that are used."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "photos"}
+        given |= {
+            "checkpoint": checkpoint,
+            "overwrite": False,
+            "resume": True,
+            "runs_dir": RUNS_DIR,
+        }  # whose place it says itself
+        changed = {name: value for name, value in given.items() if value != getattr(PredictSettings(), name)}
+        return [*self.photos, *(word for name, value in changed.items() for word in (f"--{name}", str(value)))]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.analysis import metrics
+from common.analysis.answers import when_to_answer
 from common.analysis.predictions import Predictions
 from common.analysis.report import (
     Analysis,
+    Answers,
     Calibration,
     ClassScores,
     Comparison,
@@ -128,6 +130,24 @@ def _label_issues(predictions: Predictions, probabilities: NDArray) -> list[Labe
         )
         for i in metrics.label_issues(predictions.labels, probabilities)[:LONGEST_LIST]
     ]
+
+
+def trust(
+    predictions: Predictions, validation: Predictions | None, note: str, split: str
+) -> tuple[Calibration, Answers]:
+    """How far the confidence can be trusted, and when it should not answer, by what is fitted on `validation`, of which `note` speaks.
+
+    Where the validation images are evaluated themselves, a temperature would flatter them; thresholds and the energy's limit, which others
+    need, are fitted on them all the same.
+    """
+    calibration = calibrate(predictions, validation, note)
+    if split == "validation":
+        fitted_on, said = predictions, "fitted on these very images, which flatters them"
+    elif validation is None:
+        fitted_on, said = None, note.replace("no temperature", "no thresholds", 1)
+    else:
+        fitted_on, said = validation, f"fitted on {len(validation.labels)} validation images"
+    return calibration, when_to_answer(predictions, fitted_on, calibration.temperature, said)
 
 
 def calibrate(predictions: Predictions, validation: Predictions | None, note: str) -> Calibration:

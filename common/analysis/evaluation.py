@@ -8,7 +8,7 @@ from typing import Any
 from common.analysis import figures
 from common.analysis.analyse import compare
 from common.analysis.predictions import Predictions
-from common.analysis.report import Analysis, Calibration, Checkpoint, Duplicates, Evaluated, Report
+from common.analysis.report import Analysis, Answers, Calibration, Checkpoint, Duplicates, Evaluated, Report
 from common.analysis.tables import issues_csv, tables
 from common.analysis.text import as_text
 from common.base import drawing
@@ -27,6 +27,7 @@ def make_report(
     predictions: Predictions,
     analysis: Analysis,
     calibration: Calibration,
+    answers: Answers,
     duplicates: Duplicates,
     other: tuple[Predictions, str, str] | None,
     job_id: str,
@@ -39,9 +40,13 @@ def make_report(
     """
     about = loaded.metadata
     return Report(
-        **{**vars(analysis), "metrics": analysis.metrics | _metrics_of(duplicates, analysis.split)},
+        **{
+            **vars(analysis),
+            "metrics": analysis.metrics | _answered(answers, analysis.split) | _metrics_of(duplicates, analysis.split),
+        },
         duplicates=duplicates,
         calibration=calibration,
+        answers=answers,
         comparison=compare(predictions, *other) if other else None,
         run_id=about.run_id,
         job_id=job_id,
@@ -65,6 +70,17 @@ def evaluated(data: Dataset, data_dir: str | None, predictions: Predictions) -> 
         unused=photos.counts() if photos else {},
         skipped=photos.skipped() if photos else [],
     )
+
+
+def _answered(answers: Answers, split: str) -> dict[str, float]:
+    """For W&B, with the targets in percent, as in `test/coverage_at_95`."""
+    numbers = {"aurc": answers.aurc, "excess_aurc": answers.excess_aurc, "unlike": answers.unlike}
+    for row in answers.thresholds:
+        numbers |= {
+            f"coverage_at_{100 * row.target:g}": row.coverage,
+            f"accuracy_at_{100 * row.target:g}": row.accuracy,
+        }
+    return {f"{split}/{name}": value for name, value in numbers.items() if value is not None}
 
 
 def _metrics_of(duplicates: Duplicates, split: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.analysis.report import (
+    Answers,
     Calibration,
     Comparison,
     ConfusedPair,
@@ -151,6 +152,36 @@ def reliability(calibration: Calibration) -> Figure:
     return figure
 
 
+def risk_coverage(answers: Answers) -> Figure:
+    """The share that is wrong against the share that is answered, the surest first, and the thresholds."""
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    versions = [
+        ("these images", answers.curve, BLUE, "-"),
+        ("those the thresholds are of", answers.fitted, ORANGE, "--"),
+    ]
+    for name, points, colour, style in versions:
+        if points:
+            coverages = [point.count / points[-1].count for point in points]
+            axes.plot(coverages, [1 - p.correct / p.count for p in points], style, color=colour, label=name)
+    for row, mark in zip(answers.thresholds, "osD^v", strict=False):
+        if row.coverage is not None and row.accuracy is not None:
+            label = f"for {row.target:.0%}: confidence {row.confidence:.2f}"
+            axes.plot([row.coverage], [1 - row.accuracy], mark, color="black", fillstyle="none", label=label)
+    axes.set(
+        xlim=(0, 1.02),
+        ylim=(0, None),
+        xlabel="share of the images that is answered",
+        ylabel="share of these that is wrong",
+    )
+    title = f"When should it not answer? Area {answers.aurc:.4f}"
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, alignment="left", title=title, ncols=2
+    )
+    axes.grid(alpha=0.3)
+    return figure
+
+
 # --- sheets of images -------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +275,7 @@ def overlay(image: NDArray, heat: NDArray) -> NDArray:
 # --- an evaluation ----------------------------------------------------------------------------------------------------
 
 
-NAMES = ("confusion", "reliability", "superclasses", "confused", "label_issues", "duplicates", "comparison")
+NAMES = ("confusion", "reliability", "answers", "superclasses", "confused", "label_issues", "duplicates", "comparison")
 
 
 @own_style()
@@ -258,6 +289,8 @@ def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> d
         "confusion": confusion(np.array(report.confusion), classes, superclasses, report.superclass_of),
         "reliability": reliability(report.calibration),
     }
+    if report.answers:
+        figures["answers"] = risk_coverage(report.answers)
     if superclasses:
         figures["superclasses"] = confusion(np.array(report.superclass_confusion), superclasses, title="Superclasses")
     if report.confused:

@@ -132,6 +132,56 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Point:
+    """The images that a network is at least so sure of."""
+
+    confidence: float
+    count: Annotated[int, Ge(1)]
+    correct: Count
+
+    def __post_init__(self) -> None:
+        if self.correct > self.count:
+            raise ValueError(f"{self.correct} of {self.count} images can't be right")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Answering only from a confidence on."""
+
+    target: float
+    """the accuracy that is wanted of what is answered"""
+    confidence: float | None = None
+    """None: no confidence is enough, and so are the others"""
+    coverage: float | None = None
+    """share of the evaluated images that is answered"""
+    accuracy: float | None = None
+    """of these; None where there are none"""
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """When it should rather not answer. Confidences are calibrated with the temperature of `Calibration`, where there is one."""
+
+    aurc: float
+    """area under the risk–coverage curve: the mean error of the k surest images, over all k"""
+    excess_aurc: float
+    """by how much it is more than that of the best order"""
+    curve: list[Point]
+    """of the evaluated images, from the surest to all"""
+    fitted: list[Point] = field(default_factory=list)
+    """of the images that thresholds are read from, such as the validation images; empty where there are none"""
+    thresholds: list[Threshold] = field(default_factory=list)
+    energy_limit: float | None = None
+    """photos whose energy is above it are unlike anything seen"""
+    unlike: float | None = None
+    """share of the evaluated images that is above it"""
+    note: str = ""
+    """what thresholds and limit were fitted on, or why there are none"""
+
+
+@dataclass(frozen=True)
 class DuplicatePair:
     """An evaluated image, and one that the training had seen."""
 
@@ -314,8 +364,9 @@ class Report(Analysis):
     checkpoint: Checkpoint
     dataset: Evaluated
     calibration: Calibration
+    answers: Answers | None = field(default=None, metadata={"may_be_absent": True})
     duplicates: Duplicates | None = None
-    """None in files of earlier versions"""
+    """None in files of earlier versions, as `answers`"""
     comparison: Comparison | None = None
     thumbnails: Thumbnails | None = None
     figures: dict[str, str] = field(default_factory=dict)

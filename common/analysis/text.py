@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from common.analysis.analyse import LONGEST_LIST
 from common.analysis.predictions import Predictions
-from common.analysis.report import Calibration, Comparison, Duplicates, Report
+from common.analysis.report import Answers, Calibration, Comparison, Duplicates, Report, Threshold
 from common.base.text import counted
 
 PAIRS_SHOWN = 10
@@ -59,6 +59,8 @@ def headline(report: Report) -> str:
     if report.duplicates:
         lines += _of_duplicates(report.duplicates)
     lines.append(f"calibration error    {numbers['ece']:.4f}   {_of_temperature(calibration)}")
+    if report.answers:
+        lines += _of_answers(report.answers)
     if report.label_issues:
         train = "" if report.split == "test" else "; fill in its column fix, and train with --label_fixes"
         count = len(report.label_issues)
@@ -98,6 +100,34 @@ def _of_temperature(calibration: Calibration) -> str:
     if calibration.improved:
         return f"{calibration.ece_after:.4f} with temperature {calibration.temperature:.2f}, {calibration.note}"
     return f"a temperature, {calibration.note}, does not improve it"
+
+
+def _of_answers(answers: Answers) -> list[str]:
+    """What it gives to answer only when it is sure, and how many images are unlike anything seen."""
+    lines = [
+        f"risk–coverage area   {answers.aurc:.4f}   of which {answers.excess_aurc:.4f} for the order of its confidences"
+    ]
+    if not answers.thresholds:
+        return [*lines, f"                     {answers.note}"]
+    lines += [f"right on {row.target:<12.0%}{_of_threshold(row)}" for row in answers.thresholds]
+    lines.append(f"                     {answers.note}")
+    if answers.energy_limit is not None and answers.unlike is not None:
+        lines.append(
+            f"unlike anything seen {answers.unlike:.4f}   share of the images whose energy is above {answers.energy_limit:.2f}, "
+            "that of 5 % of those it was fitted on"
+        )
+    return lines
+
+
+def _of_threshold(row: Threshold) -> str:
+    if row.confidence is None or row.coverage is None:
+        return "no confidence is enough for it on the images that it is fitted on"
+    if row.accuracy is None:
+        return f"answering from confidence {row.confidence:.4f} on, which none of these images has"
+    return (
+        f"answering {row.coverage:.1%} of the images, from confidence {row.confidence:.4f} on, it is right on {row.accuracy:.1%} of those "
+        f"(95 % interval {row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
+    )
 
 
 def failing(report: Report) -> str:

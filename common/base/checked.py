@@ -18,6 +18,10 @@ PATH = "a path"
 PathText = Annotated[str, PATH]
 """Text that names a file or a folder, or may do so."""
 
+ANY_BYTES = "bytes that may be no UTF-8"
+PhotoPath = Annotated[str, PATH, ANY_BYTES]
+"""As `PathText`, of a file whose name no run's file has to hold."""
+
 
 class Checked:
     """A dataclass whose fields hold what their annotations say. Errors: `UserError` naming the flag and what is allowed."""
@@ -27,7 +31,7 @@ class Checked:
         for name, hint in hints_of(kind).items():
             value = getattr(self, name)
             for text in value if type(value) is tuple else [value]:
-                if isinstance(text, str) and in_utf8(text) != text:
+                if isinstance(text, str) and in_utf8(text) != text and not says(hint, ANY_BYTES):
                     raise UserError(
                         f"--{name} is {in_utf8(text)[:200]}: bytes that are no UTF-8, which no run's file can hold; rename it"
                     )
@@ -44,7 +48,12 @@ def hints_of(cls: Any) -> dict[str, Any]:
 
 def names_paths(hint: Any) -> bool:
     """Whether what `hint` allows is `PathText`, or several of them."""
-    return PATH in getattr(hint, "__metadata__", ()) or any(map(names_paths, typing.get_args(hint)))
+    return says(hint, PATH)
+
+
+def says(hint: Any, what: str) -> bool:
+    """Whether what `hint` allows, or a part of it, is annotated so."""
+    return what in getattr(hint, "__metadata__", ()) or any(says(part, what) for part in typing.get_args(hint))
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -132,6 +132,8 @@ def progress_bar(batches: Iterable[Any] | None = None, **options: Any) -> tqdm:
     if sys.stderr is not None and sys.stderr.isatty():
         return tqdm(batches, dynamic_ncols=True, mininterval=0.5, **options)
     form = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    if options.get("total") is None and not hasattr(batches, "__len__"):
+        form = "{desc}: {n_fmt} [{elapsed}, {rate_fmt}{postfix}]"
     seconds = SECONDS_BETWEEN_LINES
     return Lines(batches, bar_format=form, mininterval=seconds, maxinterval=seconds, **options)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.analysis.report import Bin, Comparison, Duplicates, Report
+from common.analysis.report import Answers, Bin, Comparison, Duplicates, Report, Threshold
 from common.base.text import counted
 from common.dashboard.reading import differing_keys
 
@@ -39,6 +39,8 @@ def describe_run(run: Run) -> list[dict[str, str]]:
             ("What are they taken for?", confusions(report)),
             ("Is its confidence to be trusted?", confidence(report)),
         ]
+        if report.answers:
+            answers.append(("When should it not answer?", when_unsure(report.answers)))
         if report.duplicates:
             answers.append(("Had it seen these images in training?", seen_before(report.duplicates)))
         if report.comparison:
@@ -151,6 +153,26 @@ def confidence(report: Report) -> str:
             else f" A temperature fitted on validation ({temperature:.2f}) does not improve it."
         )
     return text
+
+
+def when_unsure(answers: Answers) -> str:
+    if not answers.thresholds:
+        return f"Not known: {answers.note}."
+    text = " ".join(map(answering, answers.thresholds)) + f" (Thresholds {answers.note}.)"
+    if answers.unlike is not None:
+        text += f" {percent(answers.unlike)} of these images count as unlike anything seen, by their energy."
+    return f"{text} python predict.py --min_accuracy marks what it should not answer."
+
+
+def answering(row: Threshold) -> str:
+    if row.confidence is None or row.coverage is None:
+        return f"No confidence is enough to be right on {percent(row.target)}."
+    if row.accuracy is None:
+        return f"Of none of these images is it as sure ({percent(row.confidence)}) as to be right on {percent(row.target)}."
+    return (
+        f"Below a confidence of {percent(row.confidence)}, to be right on {percent(row.target)}: answering {percent(row.coverage)} of the "
+        f"images it is right on {percent(row.accuracy)} of those."
+    )
 
 
 def overconfident(bins: Sequence[Bin]) -> bool:

@@ -7,9 +7,7 @@ name is the right file: there is no index that could disagree with it, and two p
 which is compared whenever the file is opened: a damaged one is made anew. The array has a row for every photo; those that could
 be read come first, and the rows that are left over are zero.
 
-Decoding runs in worker processes. Measured on two cores: photos of 1280x960 gain as much from threads, but with
-photos of 32x32, where the work is mostly Python's own, threads were 1.4 times slower than one and processes 1.6 times
-faster. PyTorch is imported where it is used, so that the workers start in a quarter of a second and stay small.
+PyTorch is imported where it is used, so that the workers that decode start in a quarter of a second and stay small.
 """
 
 from __future__ import annotations
@@ -20,18 +18,13 @@ import hashlib
 import io
 import json
 import mmap
-import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
 import time
 import weakref
 import zlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -39,14 +32,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.base.cores import usable_cores
 from common.base.errors import LONGEST_MESSAGE, RunError, UserError
 from common.base.files import atomic_path, cache_folder, write_atomic
 from common.base.locks import locked
 from common.base.terminal import progress_bar
 from common.base.text import in_utf8, printable
 from common.data.photos import NAMED, Photos, stamp_of
-from common.data.pixels import Decoding, UnreadablePhoto, read_photo
+from common.data.pixels import Decoding
+from common.data.workers import decoded, photos_a_task, workers_for
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +47,8 @@ if TYPE_CHECKING:
 
 DECODE_VERSION = 4  # raise it when `read_photo` would give other pixels, or the file lays them out in another way
 IN_MEMORY_BYTES = 256 << 20  # a set below this is read into memory, a larger one is mapped
-_FILES_WORTH_WORKERS = 500  # fewer files are decoded before the workers have started
-_CHUNK_BYTES = 4 << 20  # decoded pixels a task hands back at once
 _LENGTH_BYTES = _CRC_BYTES = 4
+_BLOCK_BYTES = 4 << 20
 _LISTED = 20  # unreadable photos that a message names; more are in a file
 _ABANDONED_SECONDS = 3600  # a temporary file untouched for so long belongs to a process that was killed
 _mapped: weakref.WeakValueDictionary[int, np.memmap] = weakref.WeakValueDictionary()
@@ -224,7 +216,7 @@ def _unreadable_of(path: Path) -> dict[int, str]:
 
 def _is_whole(path: Path) -> bool:
     """Whether the file is what its last four bytes say. Reads it once, in order, a block at a time: it may be larger than memory."""
-    block, crc = bytearray(_CHUNK_BYTES), 0
+    block, crc = bytearray(_BLOCK_BYTES), 0
     with open(path, "rb", buffering=0) as file:
         left = os.fstat(file.fileno()).st_size - _CRC_BYTES
         while left > 0 and (count := file.readinto(memoryview(block)[:left])):
@@ -271,7 +263,7 @@ def _explained(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
         ) from error
 
 
-# --- decoding, in worker processes ------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def _decode(photos: Photos, how: Decoding, target: Path) -> dict[int, str]:
@@ -279,7 +271,7 @@ def _decode(photos: Photos, how: Decoding, target: Path) -> dict[int, str]:
     read, with why."""
     names, size = photos.names, how.image_size
     image_bytes = 3 * size**2
-    per_task = max(1, min(64, _CHUNK_BYTES // image_bytes))
+    per_task = photos_a_task(how)
     starts = range(0, len(names), per_task)
     tasks = [[photos.folder / name for name in names[start : start + per_task]] for start in starts]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), size, size, 3)}
@@ -300,7 +292,7 @@ def _decode(photos: Photos, how: Decoding, target: Path) -> dict[int, str]:
         write(start.getvalue())
         _reserve(file.fileno(), file.tell() + len(names) * image_bytes)
         for first, task, (images, reasons) in zip(
-            starts, tasks, _decoded(tasks, how, _workers(len(names))), strict=True
+            starts, tasks, decoded(tasks, how, workers_for(len(names))), strict=True
         ):
             write(images.data)
             unreadable |= {first + place: reason for place, reason in reasons.items()}
@@ -321,51 +313,3 @@ def _reserve(file: int, count: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
                 raise
-
-
-def _workers(files: int) -> int:
-    return usable_cores() if files >= _FILES_WORTH_WORKERS else 1
-
-
-def _read_photos(paths: list[Path], how: Decoding) -> tuple[np.ndarray, dict[int, str]]:
-    """The photos that can be read, uint8 (n, image_size, image_size, 3), and the positions of the others, with why."""
-    images, unreadable = [], {}
-    for place, path in enumerate(paths):
-        try:
-            images.append(read_photo(path, how.image_size, how.fit).transpose(1, 2, 0))
-        except UnreadablePhoto as error:
-            unreadable[place] = printable(error.reason, 300)
-    size = how.image_size
-    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), unreadable
-
-
-def _decoded(tasks: list[list[Path]], how: Decoding, workers: int) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-    """What `_read_photos` gives of the tasks, in order; at most a few tasks are ahead of the reader."""
-    if workers == 1:
-        yield from (_read_photos(task, how) for task in tasks)
-        return
-    # spawn: a fork would copy the threads' locks of whatever the parent has imported.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        pending: deque[Future[tuple[np.ndarray, dict[int, str]]]] = deque()
-        for task in tasks:
-            pending.append(pool.submit(_read_photos, task, how))
-            if len(pending) == 4 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; a parent that was killed takes its workers along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

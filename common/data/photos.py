@@ -32,6 +32,8 @@ HEIC_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 # What macOS, Windows, a NAS and notebooks leave among files. `._cat.jpg` is none of the photos, for all its suffix.
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", ".ipynb_checkpoints"})
+NO_USERS_OWN = "hidden or of a system"  # why, where it is neither a photo nor a folder of such
+LINKS = "links to folders"
 NAMED = 3  # of the files of a reason that are named
 Stamp = tuple[int, int, int]
 """size in bytes, time of the last modification and of the last change of any kind in ns; all -1 for what is not there"""
@@ -133,7 +135,7 @@ def find_photos(folder: Path, classes: Sequence[str]) -> Photos:
     found = Photos(folder, [])
     _sort_out(found, folder, [entry.name for entry in os.scandir(folder) if entry.is_file()], inside=False)
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and is_no_class(entry.name)):
-        _add(found.unused, "hidden or of a system", name)
+        _add(found.unused, NO_USERS_OWN, name)
     for label, class_name in enumerate(classes):
         names = _photos_in(found, folder / class_name)
         found.names.extend(names)
@@ -169,9 +171,9 @@ def _photos_in(found: Photos, class_folder: Path) -> list[str]:
         place = Path(path)
         for name in folders:
             if is_no_class(name):
-                _add(found.unused, "hidden or of a system", _relative(found, place / name))
+                _add(found.unused, NO_USERS_OWN, _relative(found, place / name))
             elif (place / name).is_symlink():
-                _add(found.unused, "links to folders", _relative(found, place / name))
+                _add(found.unused, LINKS, _relative(found, place / name))
         folders[:] = [name for name in folders if not is_no_class(name)]
         names += _sort_out(found, place, files)
     if not names and closed:
@@ -195,16 +197,23 @@ def _sort_out(found: Photos, place: Path, files: Sequence[str], inside: bool = T
     photos = []
     for name in sorted(files):
         path = _relative(found, place / name)
-        suffix = os.path.splitext(name)[1].lower()
-        if name.lower() in SYSTEM_FILES or name[0] == ".":
-            _add(found.unused, "hidden or of a system", path)
-        elif suffix not in photo_suffixes():
-            _add(found.unused, printable(suffix, 20) if suffix else "without a suffix", path)
+        if why := why_no_photo(name):
+            _add(found.unused, why, path)
         elif not inside:
             _add(found.unused, "in no class folder", path)
         else:
             photos.append(path)
     return photos
+
+
+def why_no_photo(name: str) -> str:
+    """Why a file of this name, in a folder of photos, is not taken for one; empty when it is."""
+    suffix = os.path.splitext(name)[1].lower()
+    if name.lower() in SYSTEM_FILES or name[0] == ".":
+        return NO_USERS_OWN
+    if suffix not in photo_suffixes():
+        return printable(suffix, 20) if suffix else "without a suffix"
+    return ""
 
 
 def _relative(found: Photos, path: Path) -> str:

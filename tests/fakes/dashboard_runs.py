@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from common.analysis.analyse import analyse, calibrate
+from common.analysis.analyse import analyse, trust
 from common.analysis.predictions import Predictions
 from common.analysis.report import Checkpoint, Evaluated, Report, Thumbnails
 from common.config import TrainConfig, as_dict
@@ -122,9 +122,11 @@ def evaluate(folder, classes, superclasses, superclass_of, images_per_class, ski
     wrong = np.flatnonzero(predictions.predicted != labels)[:1500]
     evaluation = RunFolder(folder).evaluated()
     evaluation.path.mkdir()
+    calibration, answers = trust(predictions, predictions, "Fitted on validation.", "test")
     Report(
         **vars(analyse(predictions, classes, superclasses, superclass_of)),
-        calibration=calibrate(predictions, predictions, "Fitted on validation."),
+        calibration=calibration,
+        answers=answers,
         run_id=folder.name,
         job_id=f"{folder.name}-evaluation",
         created=STARTED,

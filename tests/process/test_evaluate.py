@@ -72,7 +72,7 @@ def test_the_report_has_exactly_the_promised_keys(report):
         *("version", "run_id", "job_id", "wandb_url", "created", "tta", "checkpoint", "split", "dataset", "classes"),
         *("superclasses", "superclass_of", "metrics", "accuracy_interval", "per_class", "confusion"),
         *("superclass_confusion", "errors", "confused", "confused_symmetric", "calibration", "label_issues"),
-        *("overlapping_classes", "duplicates", "comparison", "thumbnails", "figures", "tables"),
+        *("overlapping_classes", "answers", "duplicates", "comparison", "thumbnails", "figures", "tables"),
     }
     assert set(report["checkpoint"]) == {"path", "sha256", "model", "epoch", "artifact"}
     assert set(report["dataset"]) == {"name", "data_dir", "size", "digest", "labels_digest", "unused", "skipped"}

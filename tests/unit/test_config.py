@@ -20,6 +20,7 @@ from common.config import (
     PRESETS,
     SETS_APART,
     EvaluateConfig,
+    PredictSettings,
     SoupSettings,
     TrainConfig,
     VisualizeConfig,
@@ -39,6 +40,7 @@ VALUES = {
     "run_id": "a-run", "max_minutes": 2.5, "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
     "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
     "which": "errors", "count": 3, "tta": "flip", "images": ("a.png", "b c.jpg"), "explain": True,
+    "photos": ("a.png", "b c"), "output": "table.jsonl", "top": 5, "min_accuracy": 0.95, "overwrite": True,
 }  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def as_flags(values: dict[str, object], equals: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("equals", [False, True], ids=["space", "equals"])
-@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig])
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig, PredictSettings])
 def test_every_flag_parses_in_both_spellings(cls, equals):
     values = {name: VALUES[name] for name in fields(cls) if name != "label_smoothing"}  # not with the focal loss
     if cls is EvaluateConfig:
@@ -76,7 +78,7 @@ def test_every_flag_parses_in_both_spellings(cls, equals):
         assert parse(cls, argv=smoothed[0].split()).recipe.label_smoothing == 0.1
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig])
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig, PredictSettings])
 def test_what_may_be_none_can_be_given_as_none(cls):
     groups = GROUPS.values() if cls is TrainConfig else [cls]
     hints = {name: hint for group in groups for name, hint in typing.get_type_hints(group).items()}
@@ -145,6 +147,11 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(flag, value):
         (EvaluateConfig, ["--batch_size=-1"], "batch_size"),
         (VisualizeConfig, ["--count=-1"], "count"),
         (VisualizeConfig, ["--seed=-1"], "seed"),
+        (PredictSettings, ["--top=0"], "top"),
+        (PredictSettings, ["--batch_size=0"], "batch_size"),
+        (PredictSettings, ["--min_accuracy=1"], "min_accuracy"),
+        (PredictSettings, ["--min_accuracy=0"], "min_accuracy"),
+        (PredictSettings, ["--min_accuracy=nan"], "min_accuracy"),
     ],
 )
 def test_a_command_line_that_is_refused_ends_with_status_2(cls, argv, flag, capsys):
@@ -214,7 +221,7 @@ def test_a_value_of_another_kind_is_refused_from_a_runs_config_as_from_the_comma
         load_config(folder)
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig, SoupSettings])
+@pytest.mark.parametrize("cls", [TrainConfig, EvaluateConfig, VisualizeConfig, SoupSettings, PredictSettings])
 def test_text_that_is_no_utf8_is_refused_by_its_flag(cls, capsys):
     """As bytes of a command line come to Python; no file of a run could hold them."""
     words = {
@@ -230,6 +237,16 @@ def test_text_that_is_no_utf8_is_refused_by_its_flag(cls, capsys):
             with pytest.raises(UserError, match=rf"^--{name} is .*\\udc.* no UTF-8") as refused:
                 cls.of(**{name: text}) if cls is TrainConfig else cls(**{name: text})
             str(refused.value).encode()
+
+
+def test_a_photo_s_name_may_be_of_any_bytes():
+    assert PredictSettings(photos=("caf\udce9.jpg",)).photos == ("caf\udce9.jpg",)
+
+
+def test_the_command_that_goes_on_gives_the_same_settings_and_those_alone():
+    given = PredictSettings(photos=("a b", "-"), top=5, overwrite=True, min_accuracy=0.9, runs_dir="elsewhere")
+    words = given.goes_on("run")
+    assert words == ["a b", "-", *"--checkpoint run --top 5 --min_accuracy 0.9 --resume True".split()]
 
 
 def test_a_setting_that_is_none_is_refused_by_name(tmp_path):

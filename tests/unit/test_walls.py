@@ -121,6 +121,7 @@ LINES = {  # of a script at most, its docstring and flags included
     "evaluate": 90,
     "compare": 50,
     "visualize": 90,
+    "predict": 90,
     "soup": 50,
     "sweep": 50,
     "sync": 50,

@@ -20,7 +20,7 @@ from PIL import Image
 
 from common.analysis.analyse import analyse
 from common.analysis.predictions import Predictions
-from common.analysis.report import Comparison, Duplicates, Report
+from common.analysis.report import Answers, Comparison, Duplicates, Report
 from common.base.errors import UserError
 from common.dashboard import page, pictures, reading, summary
 
@@ -286,6 +286,20 @@ def test_answers_name_the_numbers_of_the_report(runs_dir: Path) -> None:
     assert taken in answers["What are they taken for?"]
     assert summary.percent(raw["calibration"]["ece"]) in answers["Is its confidence to be trusted?"]
     assert "not tested" in summary.how_good({**run, "report": None})
+
+
+def test_it_is_told_when_a_run_should_not_answer(runs_dir: Path) -> None:
+    run = run_of(runs_dir, "poor")
+    raw = json.loads((runs_dir / "poor" / "evaluation" / "report.json").read_text())
+    told = {row["question"]: row["answer"] for row in run["answers"]}["When should it not answer?"]
+    for row in raw["answers"]["thresholds"]:
+        if row["confidence"] is None:
+            assert f"No confidence is enough to be right on {summary.percent(row['target'])}" in told
+        else:
+            coverage, accuracy = summary.percent(row["coverage"]), summary.percent(row["accuracy"])
+            assert f"answering {coverage} of the images it is right on {accuracy} of those" in told
+    bare = Answers(0.1, 0.0, [], note="no thresholds: no validation part")
+    assert summary.when_unsure(bare) == "Not known: no thresholds: no validation part."
 
 
 def one_sided(report: Report, majority: int, classes: int) -> Report:

@@ -22,8 +22,11 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 import common.data.decode
+import common.data.workers
 from common.base.errors import RunError, UserError
-from common.data.decode import load_photos, mapped_file, read_photo, release
+from common.data.decode import load_photos, mapped_file, release
+from common.data.pixels import read_photo
+from common.data.workers import workers_for
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -43,7 +46,7 @@ def decoded(monkeypatch) -> list[str]:
         names.append(path.name)
         return read_photo(path, image_size, fit)
 
-    monkeypatch.setattr(common.data.decode, "read_photo", counting)
+    monkeypatch.setattr(common.data.workers, "read_photo", counting)
     return names
 
 
@@ -267,7 +270,7 @@ def test_a_damaged_cache_is_made_anew(damage, tmp_path, decoded, cache):
 def test_a_flipped_bit_anywhere_in_a_cache_is_said_and_the_photos_are_decoded_anew(
     mapped, tmp_path, monkeypatch, cache, capsys
 ):
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 1000)  # several blocks to read
+    monkeypatch.setattr(common.data.decode, "_BLOCK_BYTES", 1000)  # several blocks to read
     if mapped:
         monkeypatch.setattr(common.data.decode, "IN_MEMORY_BYTES", 0)
     names = make_photos(tmp_path / "train", 3)
@@ -289,14 +292,14 @@ def test_a_flipped_bit_anywhere_in_a_cache_is_said_and_the_photos_are_decoded_an
 
 def test_who_needs_a_set_that_another_decodes_waits_for_it(tmp_path, decoded, cache, monkeypatch):
     names = make_photos(tmp_path / "train")
-    begun, counting = threading.Event(), common.data.decode.read_photo
+    begun, counting = threading.Event(), common.data.workers.read_photo
 
     def slow(path: Path, image_size: int, fit: str) -> np.ndarray:
         begun.set()
         time.sleep(0.05)
         return counting(path, image_size, fit)
 
-    monkeypatch.setattr(common.data.decode, "read_photo", slow)
+    monkeypatch.setattr(common.data.workers, "read_photo", slow)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(load_photos, tmp_path / "train", names, 16)
         assert begun.wait(60)
@@ -353,8 +356,8 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
     (file,) = cache.iterdir()
     written = file.read_bytes()
     file.unlink()
-    monkeypatch.setattr(common.data.decode, "_workers", lambda files: 2)
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+    monkeypatch.setattr(common.data.decode, "workers_for", lambda files: 2)
+    monkeypatch.setattr(common.data.workers, "CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
     assert torch.equal(load_photos(tmp_path / "train", names, 16), serial)
     assert file.read_bytes() == written
 
@@ -366,8 +369,8 @@ def test_decoding_in_parallel_gives_what_one_process_gives(tmp_path, monkeypatch
 
 def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(tmp_path, monkeypatch, cache):
     names = make_photos(tmp_path / "train", 150)
-    monkeypatch.setattr(common.data.decode, "_workers", lambda files: 2)
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
+    monkeypatch.setattr(common.data.decode, "workers_for", lambda files: 2)
+    monkeypatch.setattr(common.data.workers, "CHUNK_BYTES", 3 * 16 * 16 * 10)  # 15 tasks
 
     class Killing(tqdm):
         def update(self, n):
@@ -382,7 +385,7 @@ def test_a_decoding_process_that_is_killed_is_said_in_a_line_and_leaves_nothing(
 
 def test_workers_are_as_many_as_this_process_may_use_and_only_where_they_pay(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert [common.data.decode._workers(files) for files in (1, 499, 500, 10**6)] == [1, 1, 3, 3]
+    assert [workers_for(files) for files in (1, 499, 500, 10**6)] == [1, 1, 3, 3]
 
 
 def test_an_unreadable_photo_leaves_no_cache(tmp_path, cache):

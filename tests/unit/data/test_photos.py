@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import common.data.decode
+import common.data.workers
 from common.base.errors import LONGEST_MESSAGE, UserError
 from common.data.decode import load
 from common.data.load import load_dataset
@@ -167,8 +168,8 @@ def test_many_that_cant_be_read_are_listed_in_a_file(root, cache):
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_skipping_gives_what_the_folder_without_them_gives(mapped, workers, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(common.data.decode, "_workers", lambda files: workers)
-    monkeypatch.setattr(common.data.decode, "_CHUNK_BYTES", 3 * 8 * 8 * 3)  # several tasks
+    monkeypatch.setattr(common.data.decode, "workers_for", lambda files: workers)
+    monkeypatch.setattr(common.data.workers, "CHUNK_BYTES", 3 * 8 * 8 * 3)  # several tasks
     if mapped:
         monkeypatch.setattr(common.data.decode, "IN_MEMORY_BYTES", 0)
     damage(root, *DAMAGED)
@@ -219,14 +220,14 @@ def test_a_damaged_cache_of_a_set_with_skipped_photos_is_made_anew(root, cache, 
 
 
 def test_photos_that_change_while_they_are_decoded_are_refused(root, monkeypatch, cache):
-    first, real = root / "train" / "cat" / "0.png", common.data.decode.read_photo
+    first, real = root / "train" / "cat" / "0.png", common.data.workers.read_photo
 
     def changing(path: Path, image_size: int, fit: str) -> np.ndarray:
         if path.name == "9.png":
             Image.new("RGB", (30, 30), "red").save(first)
         return real(path, image_size, fit)
 
-    monkeypatch.setattr(common.data.decode, "read_photo", changing)
+    monkeypatch.setattr(common.data.workers, "read_photo", changing)
     with pytest.raises(UserError, match="1 of the photos in .*changed while they were decoded, among them cat/0.png"):
         load_train(root)
     assert list(cache.iterdir()) == []
