@@ -67,10 +67,17 @@ def about_run(folder: RunFolder) -> Metadata:
         raise UserError(f"{folder.split} can't be used: {error}") from None
 
 
-def card(about: Metadata, folder: RunFolder, report: Report | None, file: str = WEIGHTS_FILE) -> str:
+def card(
+    about: Metadata,
+    folder: RunFolder,
+    report: Report | None,
+    file: str = WEIGHTS_FILE,
+    accuracy: float | None = None,
+) -> str:
     """All that is known of the weights that `about` describes, of the run in `folder`, which may be missing.
 
     report: of these very weights; None: they were not evaluated. file: what the lines that load them read.
+    accuracy: on the validation images, where summary.json does not say it yet.
     """
     config = _config(folder)
     parts = [
@@ -78,12 +85,20 @@ def card(about: Metadata, folder: RunFolder, report: Report | None, file: str = 
         _data(about, folder, report),
         _classes(about.classes),
         _recipe(config),
-        _quality(folder, report),
+        _quality(_validation_accuracy(folder) if accuracy is None else accuracy, report),
         _limits(about, report),
         _licence(config),
         _loading(about, report, file),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def card_of_run(folder: RunFolder, report: Report | None = None, accuracy: float | None = None) -> str | None:
+    """The card of a run's best weights; None where the run's folder does not say enough."""
+    try:
+        return card(about_run(folder), folder, report, accuracy=accuracy)
+    except UserError:
+        return None
 
 
 def front_matter(about: Metadata, folder: RunFolder) -> str:
@@ -170,10 +185,9 @@ def _without_folders(value: Any) -> Any:
     return PurePath(value.replace("\\", "/")).name if isinstance(value, str) and re.search(r"[/\\]", value) else value
 
 
-def _quality(folder: RunFolder, report: Report | None) -> list[str]:
+def _quality(accuracy: float | None, report: Report | None) -> list[str]:
     lines = ["## How good it is", ""]
     if report is None:
-        accuracy = _validation_accuracy(folder)
         if accuracy is None:
             return [*lines, "- Not known: it was not evaluated."]
         return [
