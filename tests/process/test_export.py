@@ -18,11 +18,12 @@ from PIL import Image
 
 import evaluate
 import export
+import train
 from common import Report
 from common.analysis import figures
 from common.analysis.predictions import Predictions
 from common.base.errors import RunError, UserError
-from common.config import EvaluateConfig
+from common.config import EvaluateConfig, TrainConfig
 from common.data.batches import normalize, resized
 from common.data.load import load_dataset
 from common.export import check
@@ -225,6 +226,82 @@ def test_the_lines_of_the_card_load_the_network_without_this_repository(exported
 
 
 TINY = "torchvision.models.resnext50_32x4d = tiny_models.tiny_architectures()['resnext50_32x4d']"
+
+# --- photos, by a script that has neither torch nor this project ------------------------------------------------------
+
+
+def picture(rng: np.random.Generator, label: int) -> Image.Image:
+    """A wide or tall picture of large coloured blocks, redder or bluer by its class."""
+    height, width = rng.integers(30, 120, 2)
+    blocks = rng.integers(0, 140, (5, 7, 3), dtype=np.uint8)
+    blocks[..., 2 * label] += np.uint8(90)
+    return Image.fromarray(blocks).resize((int(width), int(height)))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """JPEG, PNG, transparent, grey, palette, turned by EXIF, and large enough to be decoded at a half."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 8)):
+        for label, name in enumerate(("red", "blue")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                photo = picture(rng, label)
+                exif = Image.Exif()
+                exif[274] = int(rng.integers(1, 9))
+                if i % 4 == 0:
+                    photo.resize((400, 300)).save(folder / f"{i}.jpg", exif=exif)
+                elif i % 4 == 1:
+                    photo.putalpha(photo.convert("L"))
+                    photo.save(folder / f"{i}.png")
+                elif i % 4 == 2:
+                    photo.convert("P").save(folder / f"{i}.gif")
+                else:
+                    photo.convert("L" if i == 3 else "RGB").save(folder / f"{i}.webp", lossless=True, exif=exif)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("settings", [{}, {"fit": "pad", "decode_size": 24}], ids=["crop", "pad"])
+def test_the_example_without_torch_gives_evaluate_s_classes_photo_by_photo(photos, tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(figures, "of_report", lambda *_: {})
+    flags = {"dataset": "folder", "data_dir": str(photos), "weights": "none", "image_size": 16, "epochs": 3, "lr": 0.2}
+    assert train.start(TrainConfig.of(**flags, batch_size=4, run_id="run", amp="none", **settings)) == 0
+    evaluate.main(EvaluateConfig("run"))
+    preprocessing = bool(settings)
+    export.main(ExportConfig("run", output="a.onnx", preprocessing=preprocessing, temperature=1.5))
+    predictions = Predictions.load(RunFolder(tmp_path / "runs" / "run").evaluated().predictions)
+    data = load_dataset("folder", str(photos), "test", 16)
+    files = [str(photos / name) for name in data.names]
+    assert len(files) == 16 and all(Path(file).is_file() for file in files)
+
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'common', 'onnx']))\n"
+    script = blocked + (ROOT / "docs" / "onnx_example.py").read_text(encoding="utf-8")
+    assert len(script.splitlines()) <= 41
+    done = subprocess.run(
+        [sys.executable, "-c", script, "a.onnx", *files], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == files
+    assert [row[1] for row in rows] == [data.classes[label] for label in predictions.predicted]
+    assert len({row[1] for row in rows}) == 2, "both classes are named, or nothing was shown"
+    expected = softmax(predictions.logits / 1.5).max(axis=1)
+    np.testing.assert_allclose([float(row[2]) for row in rows], expected, atol=2e-3 if not settings else 2e-2)
+
+
+def test_the_example_refuses_a_file_that_another_program_has_changed(exported, tmp_path):
+    model = onnx.load(exported / "logits.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    words = [sys.executable, ROOT / "docs" / "onnx_example.py", tmp_path / "other.onnx", "photo.jpg"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (
+        done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "another program has changed it" in done.stderr
+    )
+
 
 # --- compared, or not written -----------------------------------------------------------------------------------------
 

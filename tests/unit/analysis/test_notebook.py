@@ -103,7 +103,9 @@ def test_a_report_is_found_by_run_folder_and_file(place):
 
 
 def test_importing_common_brings_no_torch_and_names_what_it_has():
-    program = "import common, sys; assert 'torch' not in sys.modules; assert hasattr(common, 'load_model'); common.nothing"
+    program = (
+        "import common, sys; assert 'torch' not in sys.modules; assert hasattr(common, 'load_model'); common.nothing"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stderr.strip().endswith("module 'common' has no attribute 'nothing'")
     assert set(common.__all__) == {"load_model", "predict", "Report"}
