@@ -40,7 +40,7 @@ def main(config: ExportConfig) -> None:
     from common.model.load import load_model
     from common.tracking.about import downloader
 
-    loaded = load_model(config.run, config.runs_dir, CPU, downloader(config.project, config.entity))
+    loaded = load_model(config.run, config.runs_dir, CPU, downloader(config.project, config.entity), "RUN")
     output = Path(config.output or loaded.metadata.run_id + {"onnx": ".onnx", "hub": "-hub"}[config.format])
     check_place(output, config.format, config.overwrite)
     temperature, calibrated = temperature_for(loaded, config.temperature, config.preprocessing)

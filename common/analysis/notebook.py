@@ -69,7 +69,7 @@ def load_model(
     Errors: `UserError` when there is none, or it is damaged.
     """
     chosen = choose_device(device)
-    loaded = load.load_model(None if reference is None else str(reference), str(runs_dir), chosen)
+    loaded = load.load_model(None if reference is None else str(reference), str(runs_dir), chosen, flag="load_model:")
     temperature, why = temperature_of(loaded)
     return Classifier(loaded, chosen, temperature, why)
 

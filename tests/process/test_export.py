@@ -410,5 +410,5 @@ def test_a_missing_package_and_an_unknown_model_are_each_a_line(runs, tmp_path, 
     )
     monkeypatch.delitem(ARCHITECTURES, "resnext50_32x4d")
     refused("of the unknown model 'resnext50_32x4d'", runs, output=str(tmp_path / "hub"))
-    refused("nothing is no file, and no run", runs, run="nothing", output=str(tmp_path / "hub"))
+    refused("^RUN nothing is no file, and no run", runs, run="nothing", output=str(tmp_path / "hub"))
     assert not list(tmp_path.iterdir())

@@ -85,7 +85,7 @@ def test_a_temperature_of_other_weights_or_of_mirrored_images_is_not_taken(place
 
 
 def test_what_is_not_there_is_named_in_a_line(place):
-    with pytest.raises(UserError, match="nothing is no file, and no run"):
+    with pytest.raises(UserError, match="load_model: nothing is no file, and no run"):
         load_model("nothing", place / "runs")
     with pytest.raises(UserError, match=r"Report.load: nothing is no run in .*RUN"):
         Report.load("nothing", place / "runs")
