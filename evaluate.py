@@ -40,6 +40,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from common.analysis.evaluation import make_report, save_files
     from common.analysis.inference import duplicates_of, load_part, predict_images, predict_validation, predictions_of
     from common.base.device import choose_amp, choose_device, device_name
+    from common.export.card import card
     from common.model.load import load_model
     from common.runs.folder import check_results
     from common.tracking.about import downloader, tracked
@@ -55,7 +56,6 @@ def evaluate(config: EvaluateConfig) -> None:
     folder = loaded.folder.evaluated(config.split)
     check_results(loaded.folder, folder.path, loaded.folder.tables)
     print(f"{loaded.path}: {data.in_words(len(indices), config.split)}, on {device_name(device)}{data.notes}")
-
     with tracked(loaded.folder, "evaluate", as_dict(config), loaded.metadata, loaded.artifact) as run:
         predictions = predict_images(loaded, data, indices, *how, config.split)
         analysis = analyse(predictions, data.classes, data.superclasses, data.superclass_of, config.split)
@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> None:
         report = make_report(loaded, data, config.data_dir, *parts, run.id, run.url)
         report = save_files(report, predictions, data, seen, folder, run.log_table)
         log(run, report, predictions, folder)
-
+        run.describe_model(card(loaded.metadata, loaded.folder, report))
     print(f"\n{folder.text.read_text(encoding='utf-8')}")
     print(f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures")
     print(f"next:    {next_command(config, loaded.folder)}")

@@ -25,10 +25,10 @@ from typing import Any
 
 from benchmarks.timing import ROOT, machine, mean_and_deviation, table, words
 from common.base.files import append_line, read_json_lines
+from common.base.version import code_version
 from common.cli import parse, parse_train
 from common.config import as_dict
 from common.runs.folder import RunFolder, read_metrics
-from common.training.facts import code_version
 
 # Without the part, and with it.
 Flags = dict[str, object]

@@ -499,6 +499,49 @@ class SoupSettings(Checked):
     """Folder of the run folders."""
 
 
+@dataclass(frozen=True)
+class ExportSettings(Checked):
+    """What becomes of a run's weights, and on which images that is compared with the run."""
+
+    run: PathText | None = None
+    """A run's id or folder, a file, or an artifact. None: the newest run's best."""
+    format: Literal["onnx", "hub"] = "onnx"
+    """`onnx` = one file for ONNX Runtime; `hub` = a folder in the layout of the Hugging Face Hub, for timm and torchvision."""
+    output: PathText | None = None
+    """The file or folder to write. None: the run's id with .onnx or -hub, here."""
+    overwrite: bool = False
+    """Replace an earlier export in that place."""
+    preprocessing: bool = False
+    """ONNX: uint8 images go in and calibrated probabilities come out, instead of normalized images and logits."""
+    temperature: Positive | None = None
+    """What the logits are divided by for probabilities. None: as evaluate.py fitted it."""
+    tolerance: Positive = 1e-4
+    """Largest difference from the run that is allowed: a share of its largest logit, or of a probability."""
+    dataset: DATASETS | None = None
+    """Of the images to compare on. None: what the run was trained on."""
+    data_dir: PathText | None = None
+    """None: where the run's data was."""
+    unreadable: UNREADABLE | None = None
+    """Photos that can't be read: stop, or skip them. None: as the run was trained."""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """Images at a time."""
+    runs_dir: PathText = RUNS_DIR
+    """Folder of the run folders."""
+    project: str | None = None
+    """W&B project of an artifact. None: the usual one."""
+    entity: str | None = None
+    """W&B user or team."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(
+            "preprocessing",
+            self.preprocessing,
+            not self.preprocessing or self.format == "onnx",
+            "False with format hub",
+        )
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Field name → plain value (tuples as lists), flat, for W&B and YAML."""
     flat: dict[str, Any] = {}

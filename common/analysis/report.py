@@ -13,6 +13,8 @@ from annotated_types import Ge
 
 from common.base.errors import UserError
 from common.base.records import read_record, write_record
+from common.runs.find import find_run
+from common.runs.folder import RUNS_DIR
 
 VERSION = 1
 Count = Annotated[int, Ge(0)]
@@ -387,8 +389,16 @@ class Report(Analysis):
         return name if self.split == "test" else f"{self.split}/{name}"
 
     @staticmethod
-    def load(path: Path) -> "Report":
-        """Errors: `UserError` naming the file when it is missing, damaged, of another version, or doesn't fit together."""
+    def load(run: Path | str, runs_dir: Path | str = RUNS_DIR) -> "Report":
+        """run: a report.json, or a run by its id or folder, of which the test set's report is read, or else that of its validation images.
+
+        Errors: `UserError` naming the file when it is missing, damaged, of another version, or doesn't fit together.
+        """
+        path = Path(run)
+        if path.suffix != ".json":
+            folder = find_run(runs_dir, str(run), "Report.load:")
+            there = [folder.evaluated(split).report for split in ("test", "validation")]
+            path = next((file for file in there if file.exists()), there[0])
         version = read_record(path, _Versioned).version
         if not 1 <= version <= VERSION:
             raise UnknownVersion(

@@ -75,7 +75,7 @@ function set_up_curves() {
 const TABS = {
   summary: ["Summary", summary_tab], curves: ["Curves", curves_tab], classes: ["Classes", classes_tab], confusion: ["Confusion", confusion_tab],
   confidence: ["Confidence", confidence_tab], labels: ["Labels", labels_tab], pictures: ["Pictures", pictures_tab],
-  settings: ["Settings", settings_tab], lineage: ["Lineage", lineage_tab],
+  settings: ["Settings", settings_tab], lineage: ["Lineage", lineage_tab], card: ["Card", card_tab],
 };
 const not_tested = run => [el("p", {}, "This run is not tested yet: ", el("code", {}, run.evaluate))];
 
@@ -279,6 +279,12 @@ function lineage_tab(run) {
       el("span", {class: "note"}, kind), el("strong", {}, title), lines.map(line => el("div", {class: "note"}, line)),
       url ? el("a", {href: url, rel: "noreferrer"}, "in W&B") : null))),
   ];
+}
+
+// The card is Markdown, shown as it is written: as text, so that nothing in it can be markup.
+function card_tab(run) {
+  if (!run.card) return [el("p", {}, "No model card: this run's config.yaml or split.json is missing or damaged.")];
+  return [el("p", {class: "note"}, "What is known of this run's weights, as it goes with them to W&B and into an export."), el("pre", {class: "card"}, run.card)];
 }
 
 function show_run() {

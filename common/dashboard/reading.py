@@ -18,6 +18,7 @@ from common.base.errors import UserError
 from common.base.records import read_record, read_yaml
 from common.base.text import path_word
 from common.config import GROUP_OF, SETS_APART
+from common.export.card import card_of_run
 from common.runs.find import is_folder, is_run
 from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
 from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
@@ -177,6 +178,7 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
         "report": report,
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
+        "card": card_of_run(folder, report),
     }
     run["evaluate"] = folder.command("evaluate.py", "--checkpoint", folder.id, *flags)
     run["visualize"] = folder.command("visualize.py", "--checkpoint", folder.id, *flags)
@@ -203,6 +205,7 @@ def _plain_run(folder: RunFolder, problems: list[str]) -> dict[str, Any]:
         "report": None,
         "predictions": [],
         "lineage": [],
+        "card": None,
         "commands": [],
         "evaluate": folder.command("evaluate.py", "--checkpoint", folder.id),
         "visualize": folder.command("visualize.py", "--checkpoint", folder.id),

@@ -17,12 +17,9 @@ from torchvision.transforms.v2 import functional as F
 
 from common.data.augment import Draws, Mix, augmented, seed_for
 from common.data.decode import mapped_file
+from common.data.pixels import MEAN, STD
 
-# ImageNet's, per channel, for images in [0, 1]: what torchvision's weights were trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
-# The same for images in [0, 255], as x * SCALE + OFFSET.
+# `normalize` for images in [0, 255], as x * SCALE + OFFSET.
 SCALE = tuple(1 / (255 * std) for std in STD)
 OFFSET = tuple(-mean / std for mean, std in zip(MEAN, STD, strict=True))
 

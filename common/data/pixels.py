@@ -20,6 +20,9 @@ from common.data.photos import HEIC_SUFFIXES, formats
 
 Fit = Literal["crop", "pad"]
 Unreadable = Literal["stop", "skip"]
+# ImageNet's, per channel, for images in [0, 1]: what torchvision's weights were trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: zero to a network whose images are normalized by it
 BILINEAR = Image.Resampling.BILINEAR
 DARKEST = (

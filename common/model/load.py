@@ -55,18 +55,25 @@ def load_model(
     runs_dir: str,
     device: torch.device,
     download: Callable[[str], Path | None] | None = None,
+    flag: str = "--checkpoint",
 ) -> Loaded:
-    """Loads the weights that `reference` names (`common.runs.find.resolve_checkpoint`), in eval mode, channels_last, convolutions
+    """Loads the weights that `reference`, the value of `flag`, names (`common.runs.find.resolve_checkpoint`), in eval mode, channels_last, convolutions
     and BatchNorm fused. Errors: `UserError` when there is no such checkpoint, or it is damaged."""
-    path, artifact = resolve_checkpoint(reference, runs_dir, download)
+    path, artifact = resolve_checkpoint(reference, runs_dir, download, flag)
+    model, metadata = read_network(path)
+    in_run = RunFolder(path.parent.parent)
+    folder = in_run if in_run.checkpoints == path.parent else folder_of_run(runs_dir, metadata.run_id, path)
+    network = on_device(fused(model), device)
+    return Loaded(network, metadata, path, folder, sha256_of(path), artifact)
+
+
+def read_network(path: Path) -> tuple[ResNet, Metadata]:
+    """The network as torchvision has it, in eval mode, on the CPU, and what its file says. Errors: as `load_model`."""
     state, header = load_weights(path)
     metadata = checked(header, path)
     model = network_for(metadata, path)
     load_into(model, state, path)
-    in_run = RunFolder(path.parent.parent)
-    folder = in_run if in_run.checkpoints == path.parent else folder_of_run(runs_dir, metadata.run_id, path)
-    network = on_device(fused(model.eval()), device)
-    return Loaded(network, metadata, path, folder, sha256_of(path), artifact)
+    return model.eval(), metadata
 
 
 def folder_of_run(runs_dir: str, run_id: str, source: Path) -> RunFolder:

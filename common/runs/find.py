@@ -100,7 +100,10 @@ def find_artifact(runs_dir: str | Path, reference: str) -> tuple[RunFolder, Logg
 
 
 def resolve_checkpoint(
-    reference: str | None, runs_dir: str | Path, download: Callable[[str], Path | None] | None = None
+    reference: str | None,
+    runs_dir: str | Path,
+    download: Callable[[str], Path | None] | None = None,
+    flag: str = "--checkpoint",
 ) -> tuple[Path, str | None]:
     """The weights that `--checkpoint` names, and the artifact they are, if it was named.
 
@@ -110,18 +113,14 @@ def resolve_checkpoint(
     if reference is None:
         runs = [folder for folder in list_runs(runs_dir) if folder.best.exists()]
         if not runs:
-            raise UserError(
-                f"no run with weights in {runs_dir}; train one with train.py, or give --checkpoint or --runs_dir"
-            )
+            raise UserError(f"no run with weights in {runs_dir}; train one with train.py, or give {flag} or --runs_dir")
         return runs[-1].best, None
     if is_file(reference):
         return Path(reference), None
     if any(is_folder(root / reference) for root in (Path(runs_dir), Path())):
-        folder = find_run(runs_dir, reference, "--checkpoint")
+        folder = find_run(runs_dir, reference, flag)
         if not folder.best.exists():
-            raise UserError(
-                f"--checkpoint {reference}: {folder.best} does not exist; the run has not finished an epoch"
-            )
+            raise UserError(f"{flag} {reference}: {folder.best} does not exist; the run has not finished an epoch")
         return folder.best, None
     looks_like_file = "." in reference.rpartition("/")[2]
     if download and not looks_like_file and (path := download(reference)):
@@ -132,4 +131,4 @@ def resolve_checkpoint(
     names = {f"{artifact.name}:latest" for _, artifact in logged_artifacts(runs_dir) if artifact.type == "model"}
     there = [folder.id for folder in list_runs(runs_dir)][-3:] + sorted(names)[:3]
     known = f"; there are {', '.join(there)}" if there else "; there are no runs"
-    raise UserError(f"--checkpoint {reference} is no file, and no run or artifact in {runs_dir}{known}")
+    raise UserError(f"{flag} {reference} is no file, and no run or artifact in {runs_dir}{known}")

@@ -203,6 +203,8 @@ class LoggedArtifact:
     metadata: dict[str, Any] = field(default_factory=dict)
     used: bool = False
     """whether the run was told to use it, and not to have made it"""
+    description: str | None = field(default=None, metadata={"may_be_absent": True})
+    """Markdown: of weights, their model card"""
 
     @property
     def identity(self) -> tuple[object, ...]:

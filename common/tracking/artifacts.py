@@ -32,7 +32,9 @@ class LocalFiles:
 
     def made(self) -> wandb.Artifact:
         """The files are referred to where they lie, not copied: a run keeps one copy of its weights."""
-        artifact = wandb.Artifact(self.logged.name, self.logged.type, metadata=self.logged.metadata)
+        artifact = wandb.Artifact(
+            self.logged.name, self.logged.type, description=self.logged.description, metadata=self.logged.metadata
+        )
         for path in self.paths:
             artifact.add_file(str(path.resolve()), name=path.name, policy="immutable", skip_cache=True)
         return artifact

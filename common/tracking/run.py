@@ -52,6 +52,7 @@ class WandbRun:
         self.folder, self._record, self._run, self._last_step = folder, record, run, last_step
         self.id, self.mode = record.id, record.mode
         self.url = run.url if run is not None and self.mode == "online" else None
+        self._model: wandb.Artifact | None = None
         self._said: set[str] = set()
         self._logged: set[str] = set()
         self._sent_all = True
@@ -119,10 +120,11 @@ class WandbRun:
         files: Sequence[Path],
         aliases: Sequence[str] = (),
         metadata: dict[str, Any] | None = None,
+        description: str | None = None,
     ) -> None:
-        """Logs files as an artifact. After a resume it may be logged already: an offline log then has it, but a server may not,
+        """Logs files as an artifact; `description` is Markdown. After a resume it may be logged already: an offline log then has it, but a server may not,
         and recognizes what it has."""
-        artifact = self._describe(name, type, files, aliases, metadata)
+        artifact = self._describe(name, type, files, aliases, metadata, description=description)
         if self._remember_once(artifact) or self.mode == "online":
             self._log_artifact(LocalFiles(artifact, list(files)))
 
@@ -134,6 +136,7 @@ class WandbRun:
         aliases: Sequence[str] = (),
         metadata: dict[str, Any] | None = None,
         used: bool = False,
+        description: str | None = None,
     ) -> LoggedArtifact:
         return LoggedArtifact(
             name=name,
@@ -145,6 +148,7 @@ class WandbRun:
             run_id=self.id,
             metadata=metadata or {},
             used=used,
+            description=description,
         )
 
     def _remember_once(self, artifact: LoggedArtifact) -> bool:
@@ -183,9 +187,16 @@ class WandbRun:
             models = [logged for logged in wandb.Api().run(path).logged_artifacts() if logged.type == "model"]
             if not models:
                 return
-            self._run.use_artifact(models[-1])
+            self._model = self._run.use_artifact(models[-1])
         else:
-            self._run.use_artifact(artifact)
+            self._model = self._run.use_artifact(artifact)
+
+    @_safely
+    def describe_model(self, card: str) -> None:
+        """Gives the artifact that `use_model` found this description, Markdown, in the place of its earlier one. Offline there is none."""
+        if self._model is not None:
+            self._model.description = card
+            self._model.save()
 
     def finish(self, exit_code: int) -> None:
         """Ends the W&B run; waits for uploads no longer than `WANDB_FINISH_TIMEOUT`. The client says nothing of what the server

@@ -1,10 +1,7 @@
 """What a run says of itself: what it is about, how it ended, and what to do next."""
 
-import contextlib
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,6 +13,7 @@ from common.base.device import device_name
 from common.base.processes import Processes
 from common.base.signals import TIME_IS_UP
 from common.base.text import counted, duration, in_utf8, printable
+from common.base.version import code_version
 from common.config import TrainConfig
 from common.data.batches import MEAN, STD
 from common.data.dataset import Dataset, dataset_digest
@@ -102,14 +100,6 @@ def weights_metadata(config: TrainConfig, data: Dataset, folder: RunFolder) -> d
         "entity": config.tracking.entity,
         "run_id": folder.id,
     }
-
-
-def code_version() -> str | None:
-    """The commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    return None
 
 
 def description(run: Run) -> str:

@@ -26,6 +26,7 @@ from common.data.fixes import NONE, LabelFixes, read_label_fixes
 from common.data.folder import NOTHING, Known
 from common.data.load import load_dataset
 from common.data.split import split_train
+from common.export.card import card_of_run
 from common.model.build import build_model, set_trainable
 from common.model.device import on_device
 from common.model.weights import checked, load_weights, read_metadata
@@ -400,7 +401,14 @@ def end(run: Run) -> None:
     if run.config.tracking.log_weights and folder.best.exists():
         header = read_metadata(folder.best)
         about = checked(header, folder.best)
-        tracked.log_artifact(f"{about.model}-{about.dataset}", "model", [folder.best], ["best", "latest"], header)
+        tracked.log_artifact(
+            f"{about.model}-{about.dataset}",
+            "model",
+            [folder.best],
+            ["best", "latest"],
+            header,
+            card_of_run(folder, accuracy=state.best_accuracy),
+        )
     tracked.finish(run.exit_status)
     with disk_errors(
         folder.summary

@@ -27,6 +27,7 @@ from common.data.dataset import Dataset, dataset_digest
 from common.data.fixes import recorded_fixes
 from common.data.folder import Known
 from common.data.load import load_dataset
+from common.export.card import card_of_run
 from common.model.build import set_trainable
 from common.model.device import on_device
 from common.model.load import network_for
@@ -269,7 +270,9 @@ class Soup:
             tracked.set_summary({**facts, "status": "finished"})
             if config.tracking.log_weights:
                 name = f"{about['model']}-{about['dataset']}"
-                tracked.log_artifact(name, "model", [self.folder.best], ["best", "latest"], about)
+                tracked.log_artifact(
+                    name, "model", [self.folder.best], ["best", "latest"], about, card_of_run(self.folder)
+                )
         except BaseException:
             tracked.finish(1)
             raise

@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
-TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage")
+TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage", "card")
 SCRIPT_RUN = "<script>alert(1)"
 PATIENCE = 60_000  # milliseconds, on a machine that may be busy
 

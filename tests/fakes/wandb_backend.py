@@ -108,6 +108,7 @@ class Artifact:
     used_by: list[str] = field(default_factory=list)  # ids of runs
     aliases: list[str] = field(default_factory=list)
     metadata: JSON = field(default_factory=dict)
+    description: str | None = None
     client_id: str | None = None
     manifest: JSON = field(default_factory=dict)  # path -> {"digest", "size", …}
     raw_manifest: bytes = b""
@@ -488,6 +489,7 @@ class Backend:
             artifact = Artifact(new_id, name, v["artifactTypeName"], v["digest"], project, entity, v.get("runName"))
             artifact.created = _now()
             artifact.metadata = json.loads(v.get("metadata") or "{}")
+            artifact.description = v.get("description")
             self.artifacts.append(artifact)
         artifact.client_id = v.get("clientID")
         self._give_aliases(artifact, [item["alias"] for item in v.get("aliases") or []])
@@ -574,6 +576,8 @@ class Backend:
         artifact = self._by_id(v["artifactID"])
         if v.get("metadata") is not None:
             artifact.metadata = json.loads(v["metadata"])
+        if v.get("description") is not None:
+            artifact.description = v["description"]
         node = {"artifact": self._artifact_node(artifact)}
         return {"updateArtifact": node, "result": node}
 
@@ -605,7 +609,7 @@ class Backend:
             "artifactSequence": dict(collection),
             "versionIndex": artifact.index,
             "artifactType": {"name": artifact.type},
-            "description": None,
+            "description": artifact.description,
             "metadata": json.dumps(artifact.metadata),
             "ttlDurationSeconds": -2,
             "ttlIsInherited": True,

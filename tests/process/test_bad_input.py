@@ -103,6 +103,13 @@ CASES = [
     ("train.py", f"{DIGITS} --seeds 2 --run_id a/b", "--run_id"),
     ("train.py", f"{DIGITS} --seeds 2 --seed 2147483647", "--seed"),
     ("train.py", f"{DIGITS} --seeds 2 --runs_dir words.txt", "--runs_dir"),
+    # export.py
+    ("export.py", "nowhere --format hub", "nowhere"),
+    ("export.py", "cut.safetensors --format hub", "cut.safetensors"),
+    ("export.py", "--format tflite", "--format"),
+    ("export.py", "--format hub --preprocessing True", "--preprocessing"),
+    ("export.py", "--tolerance 0", "--tolerance"),
+    ("export.py", "--temperature -1", "--temperature"),
     # evaluate.py
     ("evaluate.py", "--checkpoint nowhere", "--checkpoint"),
     ("evaluate.py", "--checkpoint words.pth", "words.pth"),

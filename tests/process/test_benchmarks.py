@@ -10,7 +10,18 @@ import torch
 from helpers import ROOT, run_script, script_environment
 from tiny_models import tiny_architectures
 
-from benchmarks import evaluation, features, gpu, gpu_parts, input_pipeline, precision, throughput, timing, tracking
+from benchmarks import (
+    evaluation,
+    export,
+    features,
+    gpu,
+    gpu_parts,
+    input_pipeline,
+    precision,
+    throughput,
+    timing,
+    tracking,
+)
 from benchmarks.ablation import rows_of, summary_table
 from benchmarks.startup import STAGES
 from common.cli import parse_train
@@ -82,6 +93,13 @@ def test_evaluation_prints_its_table_and_both_sides_answer_alike(tiny, capsys):
     evaluation.main(evaluation.EvaluationConfig(sizes=(32,), batch_size=4, rounds=1, device="cpu"))
     table = check_table(capsys.readouterr().out, rows=1)
     assert table[1][4] == "100% of 4, 100 classes"
+
+
+def test_export_prints_a_row_for_each_number_of_images_and_both_sides_answer_alike(tiny, capsys):
+    export.main(export.ExportConfig(sizes=(32,), batches=(1, 3), rounds=1))
+    table = check_table(capsys.readouterr().out, rows=2)
+    assert [row[0] for row in table[1:]] == ["32 px, 1", "32 px, 3"]
+    assert all(float(row[4]) < 1e-4 for row in table[1:])
 
 
 def test_features_prints_its_table(tiny, capsys):

@@ -137,6 +137,16 @@ def test_the_evaluation_s_figures_and_tables_arrive(lab):
     assert [a.type for a in lab.backend.artifacts if a.created_by == run.id].count("run_table") >= len(report["tables"])
 
 
+def test_the_weights_description_is_their_model_card_from_training_on_and_says_what_the_evaluation_found(lab):
+    model, report = lab.backend.artifact(MODEL), next((lab.there / "runs").glob("*/evaluation/report.json"))
+    told = json.loads((lab.folder / "tracking.json").read_text())["artifacts"]
+    (first,) = [artifact["description"] for artifact in told if artifact["type"] == "model"]
+    assert "It was not evaluated on a test set." in first and "validation accuracy" in first
+    accuracy = json.loads(report.read_text())["metrics"]["test/accuracy"]
+    assert f"accuracy **{accuracy:.4f}** on the test images" in model.description
+    assert all(not artifact.description for artifact in lab.backend.artifacts if artifact.type != "model")
+
+
 def test_lineage_reads_dataset_model_evaluation(lab):
     data, model = lab.backend.artifact("digits-split"), lab.backend.artifact(MODEL)
     assert (data.type, data.used_by) == ("dataset", ["first"])

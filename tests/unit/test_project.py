@@ -52,22 +52,25 @@ def distributions_imported_by(*patterns: str) -> set[str]:
 def test_what_the_scripts_import_is_required_of_users():
     imported = distributions_imported_by("*.py", "common/**/*.py", "tools/*.py", "benchmarks/*.py")
     assert {"torch", "pyyaml", "scikit-learn"} < imported  # the names of distributions, not of modules
-    assert imported <= requirements("requirements.txt").keys()
+    optional = requirements("requirements-export.txt").keys()
+    assert imported <= requirements("requirements.txt").keys() | optional
+    assert imported & optional == optional - {"onnxscript"}, "which torch's exporter imports"
 
 
 def test_what_the_tests_import_is_required_of_developers():
     imported = distributions_imported_by("tests/**/*.py")
-    assert imported <= requirements("requirements.txt").keys() | requirements("requirements-dev.txt").keys()
+    names = ("requirements.txt", "requirements-export.txt", "requirements-dev.txt")
+    assert imported <= {name for file in names for name in requirements(file)}
 
 
 def test_one_who_only_trains_installs_no_tool_of_tests_or_checks():
-    assert "-r requirements.txt" in lines_of("requirements-dev.txt")
+    assert {"-r requirements.txt", "-r requirements-export.txt"} <= set(lines_of("requirements-dev.txt"))
     users, developers = requirements("requirements.txt"), requirements("requirements-dev.txt")
     assert not users.keys() & developers.keys()
     assert {"pytest", "playwright", "ruff", "mypy", "pre-commit"} <= developers.keys()
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-export.txt", "requirements-dev.txt"])
 def test_every_requirement_has_a_lower_bound_and_no_upper_one(name):
     for requirement in requirements(name).values():
         assert [specifier.operator for specifier in requirement.specifier] == [">="], requirement
@@ -79,7 +82,8 @@ def test_the_tested_versions_are_exact_allowed_and_name_no_place():
         (specifier,) = requirement.specifier
         assert specifier.operator == "==" and "+" not in specifier.version and requirement.url is None, name
     assert not re.search(r"://|^-|file:|@", "\n".join(lines_of("requirements-tested.txt")), re.MULTILINE)
-    for name, requirement in (requirements("requirements.txt") | requirements("requirements-dev.txt")).items():
+    asked = (requirements(f"requirements{of}.txt") for of in ("", "-export", "-dev"))
+    for name, requirement in (entry for file in asked for entry in file.items()):
         (specifier,) = tested[name].specifier
         assert requirement.specifier.contains(specifier.version), f"{requirement}, but {specifier.version} was tested"
 

@@ -420,3 +420,16 @@ def test_the_page_says_whether_the_images_were_seen_in_training():
     assert summary.seen_before(Duplicates(near=0)).startswith("No: none of them")
     assert "nearly" not in summary.seen_before(Duplicates(exact=1, accuracy_without=0.5, accuracy_on_them=1.0))
     assert summary.seen_before(Duplicates("there is no train")) == "Not known: there is no train"
+
+
+def test_a_run_s_model_card_is_a_page_of_its_own_with_names_as_text(tmp_path):
+    odd = ("<b>one</b>", "</script>", *(f"c{i}" for i in range(10)))
+    make_run(tmp_path, "run", classes=odd)
+    (tmp_path / "damaged" / "checkpoints").mkdir(parents=True)
+    data = page.collect(tmp_path)
+    cards = {run["id"]: run["card"] for run in data["runs"]}
+    assert cards["damaged"] is None
+    assert "&lt;b&gt;one&lt;/b&gt;" in cards["run"] and "<b>" not in cards["run"]
+    accuracy = next(run for run in data["runs"] if run["id"] == "run")["report"]["metrics"]["test/accuracy"]
+    assert f"accuracy **{accuracy:.4f}" in cards["run"]
+    assert "<b>one" not in page.render(data)
