@@ -32,7 +32,7 @@ class ExportConfig(ExportSettings):
 
 
 def main(config: ExportConfig) -> None:
-    from common.analysis.notebook import report_about
+    from common.analysis.fitted import report_of
     from common.export.about import about
     from common.export.check import CPU, compare, images_of
     from common.export.place import check_place, in_its_place
@@ -45,7 +45,7 @@ def main(config: ExportConfig) -> None:
     check_place(output, config.format, config.overwrite)
     temperature, calibrated = temperature_for(loaded, config.temperature, config.preprocessing)
     said = about(loaded.metadata, temperature, config.preprocessing)
-    report, _ = report_about(loaded.folder, loaded.sha256)
+    report, _ = report_of(loaded)
     batches, images = images_of(loaded, config.dataset, config.data_dir, config.unreadable, config.batch_size)
     print(f"{loaded.path}: to {output}, compared on {images}", calibrated, sep="\n", flush=True)
 

@@ -43,9 +43,9 @@ class Fitted:
         )
 
 
-def fitted_for(loaded: Loaded) -> Fitted:
-    """What the reports in the run's folder say of these very weights, at the `tta` that they are used with: that of the test set, or else
-    that of the validation images."""
+def report_of(loaded: Loaded) -> tuple[Report | None, str]:
+    """The report in the run's folder that is of these very weights, at the `tta` that they are used with: that of the test set, or else
+    that of the validation images; or None, and why."""
     why = f"there is no evaluation of {loaded.path}"
     for split in ("test", "validation"):
         path = loaded.folder.evaluated(split).report
@@ -61,8 +61,23 @@ def fitted_for(loaded: Loaded) -> Fitted:
         elif report.tta != loaded.tta:
             why = f"{path} was made with --tta {report.tta}"
         else:
-            return _of(report, loaded)
-    return Fitted(notes=[f"confidences are not calibrated: {why}; run {_evaluate(loaded)}"])
+            return report, ""
+    return None, f"{why}; run {_evaluate(loaded)}"
+
+
+def temperature_of(loaded: Loaded) -> tuple[float | None, str]:
+    """What the logits are divided by for calibrated probabilities; or None, and why."""
+    report, why = report_of(loaded)
+    if report is None:
+        return None, why
+    temperature = report.calibration.temperature
+    return temperature, report.calibration.note if temperature is None else ""
+
+
+def fitted_for(loaded: Loaded) -> Fitted:
+    """What `report_of` the weights says."""
+    report, why = report_of(loaded)
+    return Fitted(notes=[f"confidences are not calibrated: {why}"]) if report is None else _of(report, loaded)
 
 
 def _of(report: Report, loaded: Loaded) -> Fitted:

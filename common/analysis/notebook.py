@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.analysis.fitted import temperature_of
 from common.analysis.metrics import softmax
-from common.analysis.report import Report
 from common.base.device import choose_device, memory_errors
-from common.base.errors import UserError
 from common.data.batches import normalize, resized
 from common.data.pixels import read_photo
 from common.model import load
 from common.model.load import Loaded
-from common.runs.folder import RUNS_DIR, RunFolder
+from common.runs.folder import RUNS_DIR
 from common.runs.records import Metadata
 
 BATCH_SIZE = 64
@@ -93,38 +92,3 @@ def _answers(model: Classifier, photos: Iterator[Path], batch_size: int) -> Iter
 def _named(model: Classifier, paths: Sequence[Path], probabilities: np.ndarray) -> Iterator[Answer]:
     for path, row in zip(paths, probabilities, strict=True):
         yield Answer(path, model.classes[int(row.argmax())], float(row.max()))
-
-
-# --- what evaluate.py knows of the very weights -----------------------------------------------------------------------
-
-
-def report_about(folder: RunFolder, sha256: str) -> tuple[Report | None, str]:
-    """The report of these very weights in a run's folder, of the test set or else of the validation images; or None, and why."""
-    why = (
-        f"{folder.id} was not evaluated; run {folder.evaluate_command()}"
-        if folder.path.exists()
-        else "it was not evaluated"
-    )
-    for split in ("test", "validation"):
-        file = folder.evaluated(split).report
-        if not file.exists():
-            continue
-        try:
-            report = Report.load(file)
-        except UserError as error:
-            why = str(error)
-            continue
-        if report.checkpoint.sha256 == sha256:
-            return report, ""
-        why = f"{file} is about other weights of the run; run {folder.evaluate_command()}"
-    return None, why
-
-
-def temperature_of(loaded: Loaded) -> tuple[float | None, str]:
-    """What the logits are divided by for calibrated probabilities; or None, and why."""
-    report, why = report_about(loaded.folder, loaded.sha256)
-    if report is None:
-        return None, why
-    if report.tta != loaded.tta:
-        return None, f"the temperature is of logits with --tta {report.tta}; run evaluate.py without it"
-    return report.calibration.temperature, "" if report.calibration.temperature else report.calibration.note

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common.analysis.notebook import temperature_of
+from common.analysis.fitted import temperature_of
 from common.analysis.report import Report
 from common.base.errors import UserError
 from common.base.packages import require

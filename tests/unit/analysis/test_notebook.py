@@ -64,7 +64,8 @@ def test_each_photo_gets_evaluate_s_class_and_its_calibrated_confidence(place):
 
 def test_a_run_that_was_not_evaluated_predicts_without_a_temperature_and_says_why(place):
     model = load_model(place / "runs" / "new", place / "runs")
-    assert model.temperature is None and "new was not evaluated; run python evaluate.py" in model.why
+    assert model.temperature is None and "there is no evaluation of " in model.why
+    assert "; run python evaluate.py --checkpoint new" in model.why
     assert predict(model, map(str, photos(place)[:1]))[0].name in model.classes
 
 
