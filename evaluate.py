@@ -66,10 +66,11 @@ def evaluate(config: EvaluateConfig) -> None:
         report = save_files(report, predictions, data, seen, folder, run.log_table)
         log(run, report, predictions, folder)
         run.describe_model(card(loaded.metadata, loaded.folder, report))
+
     print(f"\n{folder.text.read_text(encoding='utf-8')}")
-    print(f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures")
-    print(f"next:    {next_command(config, loaded.folder)}")
-    print(f"         {loaded.folder.command('dashboard.py')}", *run.hint(), sep="\n")
+    results = f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures"
+    commands = f"next:    {next_command(config, loaded.folder)}", f"         {loaded.folder.command('dashboard.py')}"
+    print(results, *commands, *run.hint(), sep="\n")
 
 
 def log(run: "WandbRun", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
