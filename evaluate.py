@@ -67,10 +67,9 @@ def evaluate(config: EvaluateConfig) -> None:
         log(run, report, predictions, folder)
         run.describe_model(card(loaded.metadata, loaded.folder, report))
 
-    print(f"\n{folder.text.read_text(encoding='utf-8')}")
     results = f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures"
     commands = f"next:    {next_command(config, loaded.folder)}", f"         {loaded.folder.command('dashboard.py')}"
-    print(results, *commands, *run.hint(), sep="\n")
+    print(f"\n{folder.text.read_text(encoding='utf-8')}", results, *commands, *run.hint(), sep="\n")
 
 
 def log(run: "WandbRun", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
