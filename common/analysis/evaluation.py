@@ -108,39 +108,28 @@ def save_files(
     data, seen: what the report's indices point into, and those of its duplicates; log_table: keeps a table by its key, columns and rows.
     """
     with disk_errors(folder.path):
-        return _save(report, predictions, data, seen, folder, log_table)
-
-
-def _save(
-    report: Report,
-    predictions: Predictions,
-    data: Dataset,
-    seen: Dataset | None,
-    folder: EvaluationFolder,
-    log_table: LogTable,
-) -> Report:
-    images = data.images.numpy()
-    # An old report.json would speak of files that are written anew: it goes first, and the new one comes last. What else lies there
-    # is not ours.
-    for stale in (
-        folder.report,
-        folder.thumbnails,
-        folder.label_issues,
-        *(folder.path / f"{name}.png" for name in figures.NAMES),
-    ):
-        stale.unlink(missing_ok=True)
-    predictions.save(folder.predictions)
-    write_atomic(folder.text, as_text(report, predictions) + "\n")
-    drawn = figures.of_report(report, images, None if seen is None else seen.images.numpy())
-    files = {name: f"{name}.png" for name in drawn}
-    for name, figure in drawn.items():
-        drawing.save(figure, folder.path / files[name])
-    if report.label_issues:
-        write_atomic(folder.label_issues, issues_csv(report, data.names))
-    thumbnails = figures.save_thumbnails(report.confused, images, folder.thumbnails)
-    listed = tables(report)
-    for key, (columns, rows) in listed.items():
-        log_table(report.key(key), columns, rows)
-    report = replace(report, thumbnails=thumbnails, figures=files, tables=list(listed))
-    report.save(folder.report)
-    return report
+        images = data.images.numpy()
+        # An old report.json would speak of files that are written anew: it goes first, and the new one comes last. What else lies there
+        # is not ours.
+        for stale in (
+            folder.report,
+            folder.thumbnails,
+            folder.label_issues,
+            *(folder.path / f"{name}.png" for name in figures.NAMES),
+        ):
+            stale.unlink(missing_ok=True)
+        predictions.save(folder.predictions)
+        write_atomic(folder.text, as_text(report, predictions) + "\n")
+        drawn = figures.of_report(report, images, None if seen is None else seen.images.numpy())
+        files = {name: f"{name}.png" for name in drawn}
+        for name, figure in drawn.items():
+            drawing.save(figure, folder.path / files[name])
+        if report.label_issues:
+            write_atomic(folder.label_issues, issues_csv(report, data.names))
+        thumbnails = figures.save_thumbnails(report.confused, images, folder.thumbnails)
+        listed = tables(report)
+        for key, (columns, rows) in listed.items():
+            log_table(report.key(key), columns, rows)
+        report = replace(report, thumbnails=thumbnails, figures=files, tables=list(listed))
+        report.save(folder.report)
+        return report

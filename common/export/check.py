@@ -10,6 +10,7 @@ from common.analysis.inference import load_part
 from common.base.errors import RunError, UserError
 from common.base.terminal import progress_bar
 from common.data.batches import Batches, denormalize
+from common.data.pixels import Unreadable
 from common.export.about import About
 from common.model.load import Loaded
 
@@ -44,7 +45,7 @@ class Compared:
 
 
 def images_of(
-    loaded: Loaded, dataset: str | None, data_dir: str | None, unreadable: "str | None", batch_size: int
+    loaded: Loaded, dataset: str | None, data_dir: str | None, unreadable: Unreadable | None, batch_size: int
 ) -> tuple[Batches, str]:
     """The run's test images, or else its validation images, or else noise, and what they are in words.
 
@@ -53,7 +54,7 @@ def images_of(
     why = ""
     for split in ("test", "validation"):
         try:
-            data, indices = load_part(loaded, split, dataset, data_dir, unreadable)  # type: ignore[arg-type]
+            data, indices = load_part(loaded, split, dataset, data_dir, unreadable)
         except UserError as error:
             if (dataset or data_dir) and split == "validation":
                 raise
