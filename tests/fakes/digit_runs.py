@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torchvision.models import ResNet
 
-from common.config import PRESETS
+import evaluate
+from common.analysis import figures
+from common.config import PRESETS, EvaluateConfig
 from common.data.batches import normalize, resized
 from common.data.dataset import Dataset
 from common.data.load import load_dataset
@@ -29,6 +32,15 @@ def make_run(runs_dir: Path, run_id: str, **changes) -> RunFolder:
     about = {**weights_metadata(config, data, folder), "epoch": 1, "step": 1, "metrics": {}}
     save_weights(folder.best, model.state_dict(), about)
     return folder
+
+
+def make_new_and_evaluated(runs_dir: Path, run_id: str) -> None:
+    """Runs `new`, and `run_id`, which evaluate.py has evaluated without its figures, which take most of the time."""
+    for seed, name in enumerate(("new", run_id)):
+        make_run(runs_dir, name, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "of_report", lambda *_: {})
+        evaluate.main(EvaluateConfig(run_id, runs_dir=str(runs_dir)))
 
 
 @torch.no_grad()

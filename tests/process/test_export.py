@@ -12,7 +12,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
-from digit_runs import make_run
+from digit_runs import make_new_and_evaluated
 from helpers import ROOT
 from PIL import Image
 
@@ -39,11 +39,7 @@ pytestmark = pytest.mark.usefixtures("small_networks")
 def runs(tmp_path_factory, small_networks) -> Path:
     """`run` was evaluated; `new` was not."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "of_report", lambda *_: {})
-        for seed, name in enumerate(("new", "run")):
-            make_run(runs_dir, name, seed=seed)
-        evaluate.main(EvaluateConfig("run", runs_dir=str(runs_dir)))
+    make_new_and_evaluated(runs_dir, "run")
     return runs_dir
 
 

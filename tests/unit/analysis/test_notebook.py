@@ -9,18 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digit_runs import make_run
+from digit_runs import make_new_and_evaluated
 from helpers import ROOT, script_environment
 from PIL import Image
 
 import common
-import evaluate
 from common import Report, load_model, predict
-from common.analysis import figures
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions
 from common.base.errors import UserError
-from common.config import EvaluateConfig
 from common.data.batches import resized
 from common.data.load import load_dataset
 from common.model.load import load_model as load_weights
@@ -33,11 +30,7 @@ pytestmark = pytest.mark.usefixtures("small_networks")
 def place(tmp_path_factory, small_networks) -> Path:
     """A folder with `runs`, of which `RUN` was evaluated and `new` was not, and twenty of its test images as `photos`."""
     folder = tmp_path_factory.mktemp("notebook")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "of_report", lambda *_: {})
-        for seed, name in enumerate(("new", "RUN")):
-            make_run(folder / "runs", name, seed=seed)
-        evaluate.main(EvaluateConfig("RUN", runs_dir=str(folder / "runs")))
+    make_new_and_evaluated(folder / "runs", "RUN")
     (folder / "photos").mkdir()
     for index, image in enumerate(resized(load_dataset("digits", None, "test", 24).images[:20], 24)):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "photos" / f"{index:02}.png")
