@@ -213,7 +213,7 @@ def test_a_recipes_runs_are_trained_tested_and_left_as_a_group(tmp_path):
     folders = [tmp_path / "r" / f"{group}-seed{seed}" for seed in (0, 1)]
     rows = [json.loads(line) for line in (tmp_path / "r" / "results.jsonl").read_text().splitlines()]
     reports = [json.loads((folder / "evaluation" / "report.json").read_text()) for folder in folders]
-    assert [row["test"] for row in rows] == [report["metrics"]["test/accuracy"] for report in reports]
+    assert [row["accuracy"] for row in rows] == [report["metrics"]["test/accuracy"] for report in reports]
     assert list(find_recipe(tmp_path / "r", group).runs) == [0, 1]
     assert not any((folder / "checkpoints" / "last.pt").exists() for folder in folders)
 

@@ -257,9 +257,11 @@ def test_a_disk_that_is_full_from_some_write_on_loses_nothing(tmp_path, whole, p
 @pytest.mark.slow
 def test_a_disk_that_is_full_from_any_write_on_loses_nothing(tmp_path, whole):
     room = 0
+    (tmp_path / "0").mkdir()
     while full_after(tmp_path / str(room), room):
         assert_same_run(tmp_path / str(room) / "run", whole("full"))
         room += 1
+        (tmp_path / str(room)).mkdir()
     assert room > 60
 
 
