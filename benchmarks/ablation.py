@@ -82,7 +82,7 @@ def rows_of(recipe: str, image_size: int) -> dict[str, Flags]:
             rows[f"with {policy}"] = {"augment": policy}
     for times, name in ((0.5, "half"), (2, "twice")):
         rows[f"at {name} the lr"] = {"lr": own["lr"] * times}
-    for size in (image_size * 2 // 3, image_size * 4 // 3):
+    for size in (image_size * 2 // 3, image_size * 3 // 2):
         rows[f"at {size} px"] = {"image_size": size}
     return rows
 
