@@ -16,7 +16,7 @@ from common.base.text import printable
 from common.model.build import ARCHITECTURES
 from common.model.device import on_device
 from common.model.predict import Mirrored
-from common.model.weights import checked, load_into, load_weights
+from common.model.weights import load_into, load_weights
 from common.runs.find import resolve_checkpoint
 from common.runs.folder import SWEEPS, RunFolder
 from common.runs.records import Metadata
@@ -70,7 +70,7 @@ def load_model(
 def read_network(path: Path) -> tuple[ResNet, Metadata]:
     """The network as torchvision has it, in eval mode, on the CPU, and what its file says. Errors: as `load_model`."""
     state, header = load_weights(path)
-    metadata = checked(header, path)
+    metadata = Metadata.of(header, path)
     model = network_for(metadata, path)
     load_into(model, state, path)
     return model.eval(), metadata

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch import nn
 
 from common.base.errors import UserError, first_line
 from common.base.files import atomic_path, disk_errors, is_no_file
-from common.base.records import parse_record
-from common.runs.records import Metadata
 
 FORMAT = "resnext-finetuning 1"
 
@@ -48,16 +45,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
     header = _read_header(path)
     header.pop("sha256", None)
     return _decoded(path, header)
-
-
-def checked(header: dict[str, Any], path: Path) -> Metadata:
-    """What `load_weights` or `read_metadata` gave, as its readers need it. Errors: `UserError` naming the file and the first field that
-    is missing, or that no run would write."""
-    for name in ("model", "classes", "dataset", "image_size", "run_id"):
-        if name not in header:
-            raise UserError(f"{path} can't be used: its header lacks {name!r}")
-    known = {field.name: header[field.name] for field in fields(Metadata) if field.name in header}
-    return parse_record(json.dumps(known).encode(), Metadata, path)
 
 
 def _read_header(path: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a run's JSON files hold, as types. What has a default may be missing, as in files of earlier versions."""
 
+import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +9,7 @@ from annotated_types import Ge, Interval, Len
 
 from common.base.errors import UserError
 from common.base.files import safe_name
+from common.base.records import parse_record
 
 LONGEST_NAME = 1000  # characters; a folder's has at most 255
 
@@ -79,6 +81,16 @@ class Metadata:
     project: str | None = None
     entity: str | None = None
     epoch: float | None = None
+
+    @classmethod
+    def of(cls, header: dict[str, Any], path: Path) -> "Metadata":
+        """From what `load_weights` or `read_metadata` gave for `path`. Errors: `UserError` naming the file and the first field that is
+        missing, or that no run would write."""
+        for name in ("model", "classes", "dataset", "image_size", "run_id"):
+            if name not in header:
+                raise UserError(f"{path} can't be used: its header lacks {name!r}")
+        known = {field.name: header[field.name] for field in fields(cls) if field.name in header}
+        return parse_record(json.dumps(known).encode(), cls, path)
 
     @property
     def decoded_size(self) -> int:

@@ -29,10 +29,10 @@ from common.data.split import split_train
 from common.export.card import card_of_run
 from common.model.build import build_model, set_trainable
 from common.model.device import on_device
-from common.model.weights import checked, load_weights, read_metadata
+from common.model.weights import load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
-from common.runs.records import Split, best_in_summary
+from common.runs.records import Metadata, Split, best_in_summary
 from common.tracking.run import start
 from common.training.facts import (
     description,
@@ -400,7 +400,7 @@ def end(run: Run) -> None:
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
         header = read_metadata(folder.best)
-        about = checked(header, folder.best)
+        about = Metadata.of(header, folder.best)
         tracked.log_artifact(
             f"{about.model}-{about.dataset}",
             "model",

@@ -33,10 +33,10 @@ from common.model.device import on_device
 from common.model.load import network_for
 from common.model.predict import predict
 from common.model.soup import State, greedy_soup, unlike_statistics, with_statistics
-from common.model.weights import checked, load_into, load_weights, read_metadata, save_weights
+from common.model.weights import load_into, load_weights, read_metadata, save_weights
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, load_config, new_run_id, plan_run, require_free
-from common.runs.records import Split, best_in_summary
+from common.runs.records import Metadata, Split, best_in_summary
 from common.tracking.run import start
 from common.training.facts import run_facts, weights_metadata
 
@@ -112,7 +112,7 @@ def open_soup(settings: SoupSettings) -> "Soup":
         data = data.train_alone()
     if dataset_digest(data) != first.split.digest:
         raise UserError(f"the training images are not those of run {first.id}: give their folder with --data_dir")
-    model = on_device(network_for(checked(first.about, first.folder.best), first.folder.best), device)
+    model = on_device(network_for(Metadata.of(first.about, first.folder.best), first.folder.best), device)
     validation = torch.tensor(first.split.validation_of(len(data.labels), first.folder.split))
     training = torch.from_numpy(np.setdiff1d(np.arange(len(data.labels)), validation.numpy()))
     fixes = recorded_fixes(first.folder.label_fixes, data)

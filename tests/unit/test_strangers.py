@@ -31,10 +31,11 @@ from common.base.errors import UserError, report_errors
 from common.base.files import lies_in, read_json
 from common.dashboard import page, reading
 from common.model.load import folder_of_run
-from common.model.weights import checked, load_weights, read_metadata, save_weights
+from common.model.weights import load_weights, read_metadata, save_weights
 from common.runs.find import find_artifact, find_run, list_runs, resolve_checkpoint
 from common.runs.folder import RunFolder, load_config, read_metrics, run_state
 from common.runs.groups import find_group, find_recipe
+from common.runs.records import Metadata
 from common.training.curves import curves
 
 CLASSES = ("cat", "dog", "car", "bus")
@@ -355,7 +356,7 @@ HEADER = {
 def test_a_header_of_any_content_is_as_a_run_would_write_it_or_a_line(tmp_path: Path, header: Any) -> None:
     if not isinstance(header, dict):
         return
-    about = result_or_line(lambda: checked(header, Path("w.safetensors")), "w.safetensors")
+    about = result_or_line(lambda: Metadata.of(header, Path("w.safetensors")), "w.safetensors")
     if about is not None:
         assert all(text.isprintable() for text in (about.model, about.dataset, about.run_id, *about.classes))
         assert 16 <= about.image_size <= 1024 and about.classes and 0 <= about.validation_fraction < 1
@@ -370,7 +371,7 @@ def test_weights_with_any_header_are_read_or_refused_in_a_line(tmp_path: Path, h
     if isinstance(header, dict):
         with contextlib.suppress(UnicodeEncodeError):
             save_weights(path, {"fc.bias": torch.zeros(2)}, header)
-            result_or_line(lambda: checked(load_weights(path)[1], path), path.name)
+            result_or_line(lambda: Metadata.of(load_weights(path)[1], path), path.name)
 
 
 @some
@@ -390,7 +391,7 @@ def test_weights_with_header_values_that_are_no_json_are_refused_in_a_line(
 ) -> None:
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"format": "resnext-finetuning 1", **header})
-    result_or_line(lambda: checked(read_metadata(path), path), path.name)
+    result_or_line(lambda: Metadata.of(read_metadata(path), path), path.name)
     assert result_or_line(lambda: load_weights(path), path.name) is None
 
 
@@ -399,7 +400,7 @@ def test_weights_with_header_values_that_are_no_json_are_refused_in_a_line(
 def test_no_run_id_leads_out_of_runs_dir(tmp_path: Path, run_id: str) -> None:
     runs_dir = tmp_path / "runs"
     folder = result_or_line(
-        lambda: folder_of_run(str(runs_dir), checked({**HEADER, "run_id": run_id}, Path("w")).run_id, Path("w"))
+        lambda: folder_of_run(str(runs_dir), Metadata.of({**HEADER, "run_id": run_id}, Path("w")).run_id, Path("w"))
     )
     assert folder is None or (
         lies_in(folder.path, runs_dir) and folder.path.parent == runs_dir and folder.id != "sweeps"
