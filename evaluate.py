@@ -16,10 +16,7 @@ from common.cli import parse
 from common.config import EvaluateConfig, as_dict
 
 if TYPE_CHECKING:
-    from common.analysis.predictions import Predictions
-    from common.analysis.report import Report
-    from common.runs.folder import EvaluationFolder, RunFolder
-    from common.tracking.run import WandbRun
+    from common.runs.folder import RunFolder
 
 
 def main(config: EvaluateConfig) -> None:
@@ -39,6 +36,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from common.analysis.analyse import analyse, trust
     from common.analysis.evaluation import make_report, save_files
     from common.analysis.inference import duplicates_of, load_part, predict_images, predict_validation, predictions_of
+    from common.analysis.samples import log_evaluation
     from common.base.device import choose_amp, choose_device, device_name
     from common.export.card import card
     from common.model.load import load_model
@@ -64,19 +62,12 @@ def evaluate(config: EvaluateConfig) -> None:
         parts = (predictions, analysis, *trusted, duplicates, other)
         report = make_report(loaded, data, config.data_dir, *parts, run.id, run.url)
         report = save_files(report, predictions, data, seen, folder, run.log_table)
-        log(run, report, predictions, folder)
+        log_evaluation(run, report, predictions, data, folder)
         run.describe_model(card(loaded.metadata, loaded.folder, report))
 
     results = f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures"
     commands = f"next:    {next_command(config, loaded.folder)}", f"         {loaded.folder.command('dashboard.py')}"
     print(f"\n{folder.text.read_text(encoding='utf-8')}", results, *commands, *run.hint(), sep="\n")
-
-
-def log(run: "WandbRun", report: "Report", predictions: "Predictions", folder: "EvaluationFolder") -> None:
-    """Figures, the confusion matrix and the metrics, in W&B."""
-    run.log_images({report.key(f"figures/{name}"): folder.path / file for name, file in report.figures.items()})
-    run.log_confusion_matrix(report.key("confusion"), predictions.labels, predictions.predicted, report.classes)
-    run.set_summary({"run_id": report.run_id, **report.metrics})
 
 
 def next_command(config: EvaluateConfig, folder: "RunFolder") -> str:

@@ -9,6 +9,7 @@ flags, repeats the run. Imports no torch: `--help` answers at once.
 """
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -213,6 +214,10 @@ class TrackingSettings(Group):
     """W&B user or team. None: WANDB_ENTITY, or your own."""
     tags: tuple[str, ...] = ()
     """W&B tags."""
+    register: str | None = None
+    """Link the best weights, once they are logged at a run's end, into W&B's Registry: NAME in its registry `model`, or REGISTRY/NAME."""
+    alert: bool = False
+    """Have W&B tell you when the run ends. Of training that diverges it tells you always."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +312,9 @@ class TrainConfig:
             "0 with weights none, where there is nothing to freeze",
         )
         _check("head_epochs", first, not first or model.feature_views > 0, "0 with feature_views 0")
+        name = self.tracking.register
+        good = name is None or re.fullmatch(r"([A-Za-z0-9][\w.-]{0,59}/)?[A-Za-z0-9][\w.-]{0,119}", name, re.ASCII)
+        _check("register", name, bool(good), "NAME or REGISTRY/NAME, of letters, digits, '.', '_' and '-'")
         parts, most = self.compute.accumulate, images.batch_size // 2
         _check(
             "accumulate",

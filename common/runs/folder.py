@@ -71,6 +71,7 @@ class RunFolder:
     tables = Name("evaluation", "tables")
     visualization = Name("visualization")
     shown = Name("visualization", "predictions.json")
+    code = Name("code")
     wandb = Name("wandb")
     staging = Name("wandb", "staging")
 

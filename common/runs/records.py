@@ -195,6 +195,8 @@ class TrackedRun:
     """None: it has not ended, or was killed"""
     rows: int = 0
     """of history that have no step of their own, as those of an evaluation; where W&B's process was killed, no log has them"""
+    group: str | None = field(default=None, metadata={"may_be_absent": True})
+    """in W&B; that of a training is its evaluations', too"""
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,15 @@ class LoggedArtifact:
     """whether the run was told to use it, and not to have made it"""
     description: str | None = field(default=None, metadata={"may_be_absent": True})
     """Markdown: of weights, their model card"""
+    register: str | None = field(default=None, metadata={"may_be_absent": True})
+    """the collection of W&B's Registry that it is to be linked into"""
+    registered: bool | None = field(default=None, metadata={"may_be_absent": True})
+    """whether it was"""
 
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes it the same artifact when it is logged again, as after a resume."""
-        return self.name, self.aliases, self.digest, self.run_id
+        return self.name, self.aliases, self.digest, self.run_id, self.register
 
 
 @dataclass(frozen=True)

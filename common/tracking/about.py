@@ -26,6 +26,7 @@ def tracked(
     metadata: of the weights; artifact: what they are in W&B, where that was named.
     """
     group = load_config(folder).run.group if folder.config.exists() else None
+    trained = next((run for run in folder.read_tracking().runs if run.id == metadata.run_id), None)
     run = start(
         folder,
         job_type,
@@ -33,7 +34,7 @@ def tracked(
         name=f"{folder.id}-{job_type}",
         project=config["project"] or metadata.project,
         entity=config["entity"] or metadata.entity,
-        group=group or folder.id,
+        group=group or (trained.group if trained else None) or folder.id,
     )
     run.use_model(artifact, metadata.run_id)
     try:

@@ -2,13 +2,16 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import wandb
+from PIL import Image
 
 from common.base.files import lies_in, sha256_of
 from common.runs.folder import RunFolder
@@ -59,8 +62,25 @@ class LocalTable:
     def made(self) -> wandb.Artifact:
         artifact = wandb.Artifact(self.name, "table")  # the client keeps its own type, run_table, to itself
         table = json.loads(self.path.read_text(encoding="utf-8"))
-        artifact.add(wandb.Table(columns=table["columns"], data=table["rows"]), self.key)
+        artifact.add(table_of(table), self.key)
         return artifact
+
+
+def as_text(picture: bytes) -> str:
+    """A JPEG as a table in the run folder has it."""
+    return base64.b64encode(picture).decode()
+
+
+def table_of(table: dict[str, Any]) -> wandb.Table:
+    """What a table in the run folder says, as W&B's. `pictures`: how many columns, the first ones, are JPEGs in base64."""
+    count = table.get("pictures", 0)
+    rows = [[*map(_picture, row[:count]), *row[count:]] for row in table["rows"]]
+    return wandb.Table(columns=table["columns"], data=rows)
+
+
+def _picture(text: str) -> wandb.Image:
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["JPEG"]) as picture:
+        return wandb.Image(picture.convert("RGB"), file_type="jpg")
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,22 @@ from typing import Any
 import wandb
 
 from common.base.errors import RunError, UserError
-from common.base.files import direct, disk_errors, sha256_of, write_json
+from common.base.files import direct, disk_errors, sha256_of, write_atomic, write_json
 from common.base.text import command_line, one_line, path_word, printable
 from common.runs.folder import RunFolder
 from common.runs.records import LoggedArtifact, LoggedTable, TrackedRun
-from common.tracking.artifacts import LocalFiles
+from common.tracking.artifacts import LocalFiles, as_text, table_of
+from common.tracking.axes import define_axes
 from common.tracking.logs import logged_rows
-from common.tracking.mode import PROJECT, Mode, choose_mode, client_settings, server_answers
+from common.tracking.mode import PROJECT, SETTINGS, Mode, choose_mode, client_settings, server_answers
+from common.tracking.registry import registry_path, remember_registered
 
-MATRIX_CLASSES = 25  # at most in W&B's own matrix: it draws every cell, and K² rows are logged for it
+CHART_CLASSES = (
+    25  # at most in W&B's own charts: its matrix draws every cell, of K² rows, and its curves a line a class
+)
+
+Curves = tuple[tuple[str, str], tuple[str, str], list[list[Any]]]
+"""(name, title) of x and of y, and rows of class, x, y"""
 
 
 def _safely(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,15 +90,19 @@ class WandbRun:
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A W&B Table, and the same as JSON in the run folder, since W&B's offline viewer shows no Tables."""
+        table = {"columns": list(columns), "rows": [list(row) for row in rows]}
+        self._keep_table(key, table)
+        self._log_media(key, lambda: table_of(table))
+
+    def _keep_table(self, key: str, table: dict[str, Any]) -> None:
         file = self.folder.tables / f"{key.replace('/', '-')}.json"
-        write_json(file, {"columns": list(columns), "rows": [list(row) for row in rows]})
+        write_json(file, table)
         with disk_errors(self.folder.tracking), self.folder.changed_tracking() as tracking:
             tracking.tables.append(LoggedTable(key, self.id, self._relative(file), time.time()))
-        self._log_media(key, lambda: wandb.Table(columns=list(columns), data=[list(row) for row in rows]))
 
     def log_confusion_matrix(self, key: str, labels: Any, predictions: Any, classes: Sequence[str]) -> None:
         """W&B's own, where the classes are few."""
-        if len(classes) > MATRIX_CLASSES:
+        if len(classes) > CHART_CLASSES:
             return
         self._log_media(
             key,
@@ -102,11 +113,49 @@ class WandbRun:
             ),
         )
 
+    def log_curves(self, key: str, title: str, classes: int, curves: Callable[[], Curves]) -> None:
+        """A line a class, as `wandb.plot.roc_curve` draws them, which would need pandas; where the classes are few."""
+        if classes > CHART_CLASSES or self._run is None:
+            return
+        (x, x_title), (y, y_title), rows = curves()
+        self._log_media(
+            key,
+            lambda: wandb.plot_table(
+                "wandb/area-under-curve/v0",
+                wandb.Table(columns=["class", x, y], data=rows),
+                {"x": x, "y": y, "class": "class"},
+                {"title": title, "x-axis-title": x_title, "y-axis-title": y_title},
+            ),
+        )
+
+    def log_pictures(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A W&B Table whose first column is pictures, bytes of JPEGs. The run folder keeps it for `sync.py`, and where W&B is off not at all."""
+        if self._run is None:
+            return
+        table = {
+            "columns": list(columns),
+            "pictures": 1,
+            "rows": [[as_text(picture), *cells] for picture, *cells in rows],
+        }
+        self._keep_table(key, table)
+        self._log_media(key, lambda: table_of(table))
+
+    @_safely
+    def alert(self, title: str, text: str, level: str = "INFO") -> None:
+        """A message to whoever the run belongs to, as their W&B settings say: e-mail or Slack."""
+        if self._run is not None:
+            self._run.alert(title, text, level=level)
+
     @_safely
     def _log_media(self, key: str, make: Callable[[], Any]) -> None:
         if self._run is not None:
             self._record.rows += 1
             self._run.log({key: make()})
+
+    @_safely
+    def define_axes(self) -> None:
+        if self._run is not None:
+            define_axes(self._run)
 
     @_safely
     def set_summary(self, values: dict[str, Any]) -> None:
@@ -121,12 +170,29 @@ class WandbRun:
         aliases: Sequence[str] = (),
         metadata: dict[str, Any] | None = None,
         description: str | None = None,
+        register: str | None = None,
     ) -> None:
-        """Logs files as an artifact; `description` is Markdown. After a resume it may be logged already: an offline log then has it, but a server may not,
-        and recognizes what it has."""
-        artifact = self._describe(name, type, files, aliases, metadata, description=description)
+        """Logs files as an artifact; `description` is Markdown, `register` a collection of W&B's Registry that it is linked into: now, or
+        offline by sync.py. After a resume it may be logged already: an offline log then has it, but a server may not, and recognizes what
+        it has."""
+        artifact = self._describe(name, type, files, aliases, metadata, description=description, register=register)
         if self._remember_once(artifact) or self.mode == "online":
             self._log_artifact(LocalFiles(artifact, list(files)))
+
+    def log_code(self, root: Path) -> None:
+        """Keeps this program's source files in the run folder and has W&B's client log them: for where there is no git to say
+        which code it was. root: the folder of the scripts."""
+        if self._run is None:
+            return
+        with disk_errors(self.folder.code):
+            for source in sources(root):
+                write_atomic(self.folder.code / source.relative_to(root), source.read_bytes())
+        self._log_code()
+
+    @_safely
+    def _log_code(self) -> None:
+        if self._run is not None:
+            self._run.log_code(str(self.folder.code.resolve()), include_fn=lambda path: True)
 
     def _describe(
         self,
@@ -137,6 +203,7 @@ class WandbRun:
         metadata: dict[str, Any] | None = None,
         used: bool = False,
         description: str | None = None,
+        register: str | None = None,
     ) -> LoggedArtifact:
         return LoggedArtifact(
             name=name,
@@ -149,6 +216,7 @@ class WandbRun:
             metadata=metadata or {},
             used=used,
             description=description,
+            register=register,
         )
 
     def _remember_once(self, artifact: LoggedArtifact) -> bool:
@@ -165,6 +233,15 @@ class WandbRun:
             artifact = local.made()
             self._run.log_artifact(artifact, aliases=local.aliases)
             self._logged.add(artifact.digest)
+            if local.logged.register and self.mode == "online":
+                self._register(artifact, local.logged)
+
+    @_safely
+    def _register(self, artifact: wandb.Artifact, logged: LoggedArtifact) -> None:
+        assert self._run is not None and logged.register is not None
+        artifact.wait(timeout=SETTINGS["finish_timeout"])  # else linking would wait for a server that hangs without end
+        self._run.link_artifact(artifact, registry_path(logged.register))
+        remember_registered(self.folder, logged)
 
     @_safely
     def use_dataset(self, name: str, file: Path) -> None:
@@ -251,6 +328,12 @@ class WandbRun:
         return os.path.relpath(path.resolve(), self.folder.path.resolve())
 
 
+def sources(root: Path) -> list[Path]:
+    """The program's own source files, and none that a user has beside them."""
+    scripts = [*root.glob("*.py"), *root.glob("requirements*.txt")] if (root / "train.py").is_file() else []
+    return sorted([*scripts, *(root / "common").rglob("*.py"), *(root / "common").rglob("*.js")])
+
+
 def start(
     folder: RunFolder,
     job_type: str,
@@ -275,6 +358,8 @@ def start(
         print(f"W&B: {printable(line, 500)}; it stays as it is", file=sys.stderr)
     earlier = next((run for run in told.runs if run.id == run_id), None)
     dirs = list(earlier.dirs) if earlier else []
+    # Without a name of its own the group is the training's, so that its evaluations, which are in that, stand beside it.
+    group = group or os.environ.get("WANDB_RUN_GROUP") or (earlier.group if earlier else None) or folder.id
     run, mode = _begin(
         choose_mode(),
         {
@@ -282,7 +367,7 @@ def start(
             "name": name or os.environ.get("WANDB_NAME") or run_id,
             "project": project,
             "entity": entity or None,
-            "group": group or os.environ.get("WANDB_RUN_GROUP") or None,
+            "group": group,
             "tags": list(tags) or None,
             "job_type": job_type,
             "config": config,
@@ -290,7 +375,7 @@ def start(
             "resume": "allow",
         },
     )
-    record = TrackedRun(run_id, job_type, project, entity, mode, time.time(), dirs)
+    record = TrackedRun(run_id, job_type, project, entity, mode, time.time(), dirs, group=group)
     last_step = -1
     if run is not None:
         if dirs:
@@ -303,7 +388,10 @@ def start(
         record.id, record.project, record.entity = run.id, run.project, run.entity or entity
     with disk_errors(folder.tracking):
         _write_record(folder, record)
-    return WandbRun(folder, record, run, last_step)
+    tracked = WandbRun(folder, record, run, last_step)
+    if job_type == "train":
+        tracked.define_axes()
+    return tracked
 
 
 def _write_record(folder: RunFolder, record: TrackedRun) -> None:

@@ -14,10 +14,12 @@ import wandb
 
 from common.base.errors import RunError
 from common.base.text import one_line
-from common.runs.records import TrackedRun
+from common.runs.records import LoggedArtifact, TrackedRun
 from common.tracking.artifacts import SendableArtifact
+from common.tracking.axes import define_axes
 from common.tracking.logs import nested
 from common.tracking.mode import PROJECT, SETTINGS, choose_mode, server_answers
+from common.tracking.registry import registry_path
 
 
 def download(reference: str, into: Path, project: str | None = None, entity: str | None = None) -> Path | None:
@@ -119,6 +121,8 @@ def log_again(
                 settings=settings,
                 **({"resume": "must"} if new is None else {"resume": "allow", **new}),
             )
+            if record.job_type == "train":
+                define_axes(run)
             for row in rows:
                 run.log(nested(row), step=row["_step"], commit=True)
             for artifact in artifacts:
@@ -134,6 +138,21 @@ def log_again(
         with _said(record):
             root = path.parents[len(Path(name).parts) - 1]
             api.run(_path_of(record, api)).upload_file(str(path), root=str(root))
+
+
+def link(record: TrackedRun, logged: LoggedArtifact) -> bool:
+    """Links what a run logged into W&B's Registry → whether that went well; what the server refuses is said."""
+    assert logged.register is not None
+    with _said(record):
+        api = wandb.Api(timeout=60)
+        there = [a for a in api.run(_path_of(record, api)).logged_artifacts() if a.name.startswith(f"{logged.name}:")]
+        there[-1].link(registry_path(logged.register))
+        return True
+    print(
+        f"W&B: {record.id}: {logged.name} is not in the Registry as {logged.register}; run sync.py again later",
+        file=sys.stderr,
+    )
+    return False
 
 
 @contextlib.contextmanager

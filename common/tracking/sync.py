@@ -15,9 +15,10 @@ from common.runs.find import find_run, list_runs
 from common.runs.folder import RunFolder, config_values, run_state
 from common.runs.records import TrackedRun, best_in_summary
 from common.tracking import server
-from common.tracking.artifacts import LocalArtifact, LostFiles, local_artifacts
+from common.tracking.artifacts import LocalArtifact, LocalFiles, LostFiles, local_artifacts
 from common.tracking.logs import log_folders, logged_rows, may_be_sent, measured_rows, media_files
 from common.tracking.mode import logged_in
+from common.tracking.registry import remember_registered
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
                 there = _settled(run, wanted)
         if wanted.missing_in(there):
             state = "missing" if there is None else "incomplete"
+    if not wanted.missing_in(there) and not all(_registered(folder, run, artifact) for artifact in artifacts):
+        state = "incomplete"
     if not all_of_them:
         state = "incomplete"
     return Synced(
@@ -153,6 +156,16 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
         (len(wanted.files & there.files) if there else 0, len(files)),
         state,
     )
+
+
+def _registered(folder: RunFolder, run: TrackedRun, artifact: LocalArtifact) -> bool:
+    """Whether what is to be in W&B's Registry is there: an offline run can't link it. It is linked now, where it was not."""
+    if not isinstance(artifact, LocalFiles) or artifact.logged.register is None or artifact.logged.registered:
+        return True
+    linked = server.link(run, artifact.logged)
+    if linked:
+        remember_registered(folder, artifact.logged)
+    return linked
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:
@@ -168,9 +181,9 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
 def _options(folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
     """What `wandb.init` is told of a run that the server does not know."""
     if run.job_type != "train":
-        return {"job_type": run.job_type, "group": folder.id}
+        return {"job_type": run.job_type, "group": run.group or folder.id}
     config = config_values(folder)
-    return {"job_type": run.job_type, "group": config["group"], "name": folder.id, "config": config}
+    return {"job_type": run.job_type, "group": run.group or config["group"], "name": folder.id, "config": config}
 
 
 def _settled(run: TrackedRun, wanted: Wanted) -> server.OnServer | None:

@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from common.model.device import on_device
 from common.model.weights import load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
-from common.runs.records import Metadata, Split, best_in_summary
+from common.runs.records import Metadata, Split
 from common.tracking.run import start
 from common.training.facts import (
     description,
@@ -45,7 +44,7 @@ from common.training.facts import (
 )
 from common.training.log import Log, saved_rows
 from common.training.run import Run
-from common.training.state import TrainState
+from common.training.state import Diverged, TrainState
 
 
 @contextlib.contextmanager
@@ -327,7 +326,7 @@ def keep_weights(run: Run) -> None:
     run.save()
     if run.processes.main:
         with disk_errors(run.folder.summary):
-            run.folder.update_summary(**best_of(run.state))
+            run.folder.update_summary(**run.state.best)
 
 
 def last_row(run: Run) -> dict[str, float]:
@@ -370,20 +369,20 @@ def recorded(run: Run) -> Iterator[None]:
             folder.update_summary(wandb_url=tracked.url)
         tracked.use_dataset(f"{config.data.dataset}-split", folder.split)
         run.log.tracked = tracked
+        if run.facts["version"] is None:
+            tracked.log_code(Path(__file__).parents[2])
         run.log.rewind(run.state)
+        tracked.set_summary(run.state.best)  # of a run to go on with, whose earlier log may be another
         yield
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):  # what ended the run is what must be seen
             folder.update_summary(status="failed", error=one_line(error, 500) or type(error).__name__)
+        if isinstance(error, Diverged) or config.tracking.alert:
+            what = "has diverged" if isinstance(error, Diverged) else "has failed"
+            tracked.alert(f"Training {what}", f"{folder.id}: {one_line(error, 500) or type(error).__name__}", "ERROR")
         tracked.finish(1)
         print("\n".join(tracked.hint()), file=sys.stderr)
         raise
-
-
-def best_of(state: TrainState) -> dict[str, Any]:
-    """Of the best epoch, by the summary's keys."""
-    chosen_by = None if state.best_score is None else state.recipe.best_by
-    return best_in_summary(state.best_epoch, state.best_accuracy, chosen_by, state.best_score)
 
 
 def end(run: Run) -> None:
@@ -395,7 +394,7 @@ def end(run: Run) -> None:
     if not stopped and not folder.best.exists():
         print(f"{folder.best} is gone: the weights that the run ends with take its place", file=sys.stderr)
         run.keep(last_row(run))
-    status, best = "interrupted" if stopped else "finished", best_of(state)
+    status, best = "interrupted" if stopped else "finished", state.best
     best["stopped_early"] = not stopped and run.stopped_early
     tracked.set_summary({**best, "status": status})
     if run.config.tracking.log_weights and folder.best.exists():
@@ -408,7 +407,11 @@ def end(run: Run) -> None:
             ["best", "latest"],
             header,
             card_of_run(folder, accuracy=state.best_accuracy),
+            None if stopped else run.config.tracking.register,
         )
+    if run.config.tracking.alert:
+        told = "".join(f", {key} {value}" for key, value in best.items() if key != "stopped_early")
+        tracked.alert(f"Training {status}", f"{folder.id}{told}", "WARN" if stopped else "INFO")
     tracked.finish(run.exit_status)
     with disk_errors(
         folder.summary

@@ -269,6 +269,8 @@ class Run:
         """Writes the row; a whole epoch is then done, if it was not cut short by max_steps."""
         state = self.state
         self.write_row(row, last=state.step == self.total_steps or self.out_of_patience)
+        if self.log.tracked is not None and state.best_epoch == row["epoch"]:
+            self.log.tracked.set_summary(state.best)  # at once: a run that is killed shows its best, too
         if self.processes.main:
             print(epoch_line(self.title, row, state.best_epoch == row["epoch"], self.seconds_left), flush=True)
         state.measured = state.step

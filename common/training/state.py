@@ -18,6 +18,7 @@ from common.base.files import atomic_path, disk_errors, is_no_file
 from common.base.processes import Processes
 from common.config import Recipe
 from common.model.weights import FORMAT, as_os_error, load_into
+from common.runs.records import best_in_summary
 from common.training.optim import averaged, build_scaler, build_sgd, parameter_groups
 
 # The plain numbers among a state's fields, as `last.pt` has them under "progress".
@@ -94,6 +95,12 @@ class TrainState:
     def score_of(self, row: Mapping[str, Any]) -> float | None:
         """The number of an epoch's row by which the best is chosen; None without a validation."""
         return row.get(f"validation/{self.recipe.best_by}")
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Of the best epoch, by the summary's keys."""
+        chosen_by = None if self.best_score is None else self.recipe.best_by
+        return best_in_summary(self.best_epoch, self.best_accuracy, chosen_by, self.best_score)
 
     def is_best(self, score: float | None) -> bool:
         """Whether an epoch with this score is better than the best so far. Without a validation the newest is."""
@@ -199,10 +206,14 @@ def load_training_state(path: Path) -> dict[str, Any]:
     return state
 
 
+class Diverged(RunError):
+    """Of a loss, or of weights, that are no numbers any more."""
+
+
 def require_finite(metric: str, value: float, step: int, lr: float) -> None:
-    """Errors: `RunError` that names the metric, the step and the lr."""
+    """Errors: `Diverged` that names the metric, the step and the lr."""
     if not math.isfinite(value):
-        raise RunError(
+        raise Diverged(
             f"{metric} is {value} at step {step} with lr {lr:g}: training has diverged; the last good checkpoint is kept. "
             "Begin again with a lower --lr, or with --warmup_epochs"
         )

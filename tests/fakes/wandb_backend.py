@@ -156,6 +156,8 @@ class Backend:
         self.artifacts: list[Artifact] = []
         self.sweeps: dict[str, Sweep] = {}
         self.trials: list[Trial] = []  # what agents are handed, in order; then they are told to exit
+        self.alerts: list[JSON] = []
+        self.registry: dict[str, list[Artifact]] = {}  # "project/collection" -> what was linked into it
         self.requests: list[str] = []  # GraphQL operations by name; "file_stream", "upload", "download"
         self.unknown: list[str] = []  # what this server has no answer for, or failed at: assert that it is empty
         self.faults: list[str] = []  # kinds of requests that met a fault: "graphql", "file_stream", "storage"
@@ -423,6 +425,10 @@ class Backend:
         answer["project"]["run"]["parquetHistory"] = {"parquetUrls": [], "liveData": history}
         return answer
 
+    def _NotifyScriptableRunAlert(self, v: JSON) -> JSON:
+        self.alerts.append(v)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
     def _CreateRunFiles(self, v: JSON) -> JSON:
         files = [{"name": name, "uploadUrl": self._url("run", v["run"], name)} for name in v["files"]]
         return {"createRunFiles": {"runID": _id("Run", v["run"]), "uploadHeaders": [], "files": files}}
@@ -526,6 +532,19 @@ class Backend:
     def _ClientIDMapping(self, v: JSON) -> JSON:
         found = [a for a in self.artifacts if a.client_id == v["clientID"]]
         return {"clientIDMapping": {"serverID": found[0].id} if found else None}
+
+    def _FetchOrgInfoFromEntity(self, _: JSON) -> JSON:
+        org = {"name": "organization", "orgEntity": {"name": "org-entity"}}
+        return {"entity": {"organization": org, "user": None}}
+
+    def _LinkArtifact(self, v: JSON) -> JSON:
+        assert v["entityName"] == "org-entity"
+        artifact = next(a for a in self.artifacts if v["artifactID"] in (a.id, a.client_id))
+        linked = self.registry.setdefault(f"{v['projectName']}/{v['artifactPortfolioName']}", [])
+        if artifact not in linked:
+            linked.append(artifact)
+        node = self._membership_node(artifact) | {"versionIndex": linked.index(artifact)}
+        return {"result": {"versionIndex": linked.index(artifact), "artifactMembership": node}}
 
     def _UseArtifact(self, v: JSON) -> JSON:
         artifact = self._by_id(v["artifactID"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from helpers import ROOT, run_script, script_environment
@@ -20,6 +21,7 @@ from common.training.state import load_training_state
 FLAGS = (
     *("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 2),
     *("--log_every", 1, "--project", "lab", "--group", "a group", "--tags", "a", "b", "--run_id", "first"),
+    *("--register", "digits-net", "--alert", "True"),
 )  # fmt: skip
 MODEL = "resnext50_32x4d-digits:best"
 WANDB = str(Path(sys.executable).with_name("wandb"))
@@ -152,6 +154,93 @@ def test_lineage_reads_dataset_model_evaluation(lab):
     assert (data.type, data.used_by) == ("dataset", ["first"])
     assert data.files == {"split.json": (lab.folder / "split.json").read_bytes()}
     assert (model.created_by, model.used_by) == ("first", [lab.evaluation.id])
+
+
+def test_the_epoch_is_the_axis_of_the_validation_and_of_the_means_over_an_epoch(lab):
+    told = lab.run.raw_config["_wandb"]["value"][
+        "m"
+    ]  # as the client encodes define_metric: 1 name, 2 glob, 5 index of the axis
+    over = {one.get("1") or one["2"]: told[one["5"] - 1]["1"] for one in told if "5" in one}
+    assert over.keys() >= {"validation/*", "train/loss", "train/accuracy"} and set(over.values()) == {"epoch"}
+    assert "train/batch_loss" not in over and isinstance(lab.run.summary["validation/accuracy"], float)
+
+
+def test_the_mistakes_are_a_table_with_their_images(lab):
+    run, folder = lab.evaluation, lab.there / "runs" / "first" / "evaluation"
+    (value,) = [row["predictions"] for row in run.history if "predictions" in row]
+    (artifact,) = [a for a in lab.backend.artifacts if a.name == f"run-{run.id}-predictions"]
+    assert value["path"] in run.files
+    table = json.loads(artifact.files["predictions.table.json"])
+    assert table["columns"] == ["image", "true", "predicted", "confidence"]
+    saved = np.load(folder / "predictions.npz")
+    wrong = int((saved["logits"].argmax(1) != saved["labels"]).sum())
+    mistakes = [row for row in table["data"] if row[1] != row[2]]
+    assert len(mistakes) == min(wrong, 200) > 0 and mistakes == table["data"][: len(mistakes)]
+    assert len(table["data"]) == len(mistakes) + min(100, len(saved["labels"]) - wrong)
+    confidences = [row[3] for row in mistakes]
+    assert confidences == sorted(confidences, reverse=True)
+    assert all(artifact.files[row[0]["path"]].startswith(b"\xff\xd8") for row in table["data"])
+
+
+def test_curves_by_class_are_w_and_b_s_own_charts(lab):
+    charts = lab.evaluation.raw_config["_wandb"]["value"]["visualize"]
+    for key, axes in (("roc", ["fpr", "tpr"]), ("precision_recall", ["recall", "precision"])):
+        assert charts[key]["panel_config"]["panelDefId"] == "wandb/area-under-curve/v0"
+        (value,) = [row[f"{key}_table"] for row in lab.evaluation.history if f"{key}_table" in row]
+        table = json.loads(lab.evaluation.files[value["path"]])
+        assert table["columns"] == ["class", *axes] and {row[0] for row in table["data"]} == set(map(str, range(10)))
+
+
+def test_the_best_weights_are_in_the_registry_and_the_end_is_told(lab):
+    assert lab.backend.registry == {"wandb-registry-model/digits-net": [lab.backend.artifact(MODEL)]}
+    (alert,) = lab.backend.alerts
+    assert "finished" in json.dumps(alert) and "first" in json.dumps(alert)
+
+
+TRACKED = """
+from pathlib import Path
+from common.runs.folder import RunFolder
+from common.tracking.run import start
+
+run = start(RunFolder(Path("runs/run")), "train", {}, run_id="run")
+run.set_summary({"best/epoch": 1.0})
+run.log_code(Path(%r))
+run.finish(0)
+evaluation = start(RunFolder(Path("runs/run")), "evaluate", {})
+evaluation.finish(0)
+"""
+
+
+def test_the_code_is_kept_where_there_is_no_git_and_evaluations_share_the_group(tmp_path):
+    with Backend() as backend:
+        env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        call([sys.executable, "-c", TRACKED % str(ROOT)], tmp_path, env)
+        (code,) = [artifact for artifact in backend.artifacts if artifact.type == "code"]
+        for name in ("train.py", "common/training/step.py"):
+            assert code.files[name] == (ROOT / name).read_bytes()
+        assert backend.runs["run"].raw_config["_wandb"]["value"]["code_path"].partition(":")[0] == code.name
+        assert {run.group for run in backend.runs.values()} == {"run"} and len(backend.runs) == 2
+        assert not backend.unknown
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_shows_its_best_and_one_that_diverges_is_told(tmp_path):
+    with Backend() as backend:
+        env = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        flags = [*FLAGS[:-6], "--run_id", "killed", "--epochs", 1000]
+        with open(tmp_path / "killed.txt", "w") as output:
+            command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
+            process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
+            try:
+                backend.wait_for(lambda: "killed" in backend.runs and len(backend.runs["killed"].rows) >= 8, 300)
+                backend.wait_for(lambda: "best/epoch" in backend.runs["killed"].summary, 60)
+            finally:
+                process.kill()
+        summary = backend.runs["killed"].summary
+        assert summary["best/validation_accuracy"] > 0 and summary["best/by"] == "accuracy" and not backend.alerts
+        run_script("train.py", *FLAGS, "--run_id", "bad", "--lr", 1e10, cwd=tmp_path, env=env, status=1)
+        (alert,) = backend.alerts
+        assert "diverged" in json.dumps(alert) and alert.get("severity") == "ERROR"
 
 
 def test_the_api_key_is_nowhere_but_in_the_environment(lab):

@@ -17,7 +17,7 @@ from common.tracking.artifacts import table_artifact_name
 
 FLAGS = (
     *("--preset", "digits", "--device", "cpu", "--image_size", 16, "--batch_size", 400, "--epochs", 2),
-    *("--log_every", 1, "--run_id", "run"),
+    *("--log_every", 1, "--run_id", "run", "--register", "digits/nets"),
 )  # fmt: skip
 MODEL = "resnext50_32x4d-digits:best"
 
@@ -117,6 +117,21 @@ def test_a_moved_run_arrives_whole(synced, offline):
     assert model.metadata["run_id"] == "run"
     assert backend.artifact("digits-split").files == {"split.json": (offline.folder / "split.json").read_bytes()}
     assert "8 of 8" in synced.accepted and "incomplete" not in synced.accepted
+
+
+def test_what_an_offline_run_could_not_register_sync_links_into_the_registry(synced, offline):
+    assert synced.backend.registry == {"wandb-registry-digits/nets": [synced.backend.artifact(MODEL)]}
+    assert synced.backend.requests.count("LinkArtifact") == 1  # though sync.py ran twice
+    told = json.loads((offline.folder / "tracking.json").read_text())["artifacts"]
+    assert [(a["register"], a["registered"]) for a in told if a["type"] == "model"] == [("digits/nets", True)]
+
+
+def test_a_moved_evaluation_s_pictures_arrive(synced, offline):
+    (table,) = [a for a in synced.backend.artifacts if a.name.endswith("-predictions")]
+    told = json.loads(table.files["predictions.table.json"])
+    kept = json.loads((offline.folder / "evaluation" / "tables" / "predictions.json").read_text())
+    assert [row[1:] for row in told["data"]] == [row[1:] for row in kept["rows"]]
+    assert all(table.files[row[0]["path"]].startswith(b"\xff\xd8") for row in told["data"])
 
 
 def test_a_moved_evaluation_arrives_whole(synced, offline):

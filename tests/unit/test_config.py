@@ -38,7 +38,7 @@ VALUES = {
     "balance": "sampling", "best_by": "macro_f1", "patience": 4, "accumulate": 2,
     "progressive_from": 32, "seed": 5, "device": "cpu", "amp": "bf16", "compile": True, "runs_dir": "elsewhere",
     "run_id": "a-run", "max_minutes": 2.5, "seeds": 3, "checkpoint_every": 4, "log_every": 3, "project": "p", "entity": "e", "group": "g",
-    "tags": ("one", "two"), "log_weights": False, "checkpoint": "some:best", "split": "validation", "compare": "other",
+    "tags": ("one", "two"), "log_weights": False, "register": "flowers/best", "alert": True, "checkpoint": "some:best", "split": "validation", "compare": "other",
     "which": "errors", "count": 3, "tta": "flip", "images": ("a.png", "b c.jpg"), "explain": True,
     "photos": ("a.png", "b c"), "output": "table.jsonl", "top": 5, "min_accuracy": 0.95, "overwrite": True,
 }  # fmt: skip
