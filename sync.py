@@ -2,6 +2,7 @@
 
     python sync.py              # every run in runs/ that W&B does not have whole
     python sync.py RUN …        # these runs
+    python sync.py --watch True # sends the rows of runs that train as they come, until Ctrl-C
 
 `wandb sync` does the sending. It can say "Finished" while rows or artifacts are missing, as after W&B's process was killed or the run
 folders were copied to another machine: what is missing is logged again from the run folder. Exit status 1 while anything is missing.
@@ -25,13 +26,15 @@ class SyncConfig:
     """Ids or folders of the runs. None given: all in runs_dir."""
     runs_dir: PathText = RUNS_DIR
     """Folder of the run folders."""
+    watch: bool = False
+    """Go on sending until Ctrl-C, each row once: for runs that train where there is no network, from a machine that has one."""
 
 
 def main(config: SyncConfig) -> int:
     """→ exit status."""
-    from common.tracking.sync import sync
+    from common.tracking.sync import sync, watch
 
-    return sync(config.runs, config.runs_dir)
+    return (watch if config.watch else sync)(config.runs, config.runs_dir)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class OnServer:
     """name without version, and the digests of the files"""
     files: frozenset[str]
     """names"""
+    ended: bool = True
+    """whether it takes the run for one that has come to an end"""
 
 
 def on_server(record: TrackedRun) -> OnServer | None:
@@ -61,6 +63,7 @@ def on_server(record: TrackedRun) -> OnServer | None:
             frozenset(row["_step"] for row in run.scan_history(use_cache=False)),  # what it has now
             frozenset((artifact.name.partition(":")[0], _digests(artifact)) for artifact in logged),
             frozenset(file.name for file in run.files()),
+            run.state not in ("running", "crashed"),
         )
     except Exception as error:
         if "could not find" in str(error).lower():
@@ -96,6 +99,7 @@ def log_again(
     files: dict[str, Path],
     summary: dict[str, Any] | None = None,
     new: dict[str, Any] | None = None,
+    ends: bool = True,
 ) -> None:
     """Gives to a run what the server lacks of it, and waits until it is there. The run then ends as it ended here; one that was
     killed as failed.
@@ -108,9 +112,12 @@ def log_again(
         files: images and tables by their names on the server.
         summary: what the run's summary says in the end.
         new: options of `wandb.init` for a run that the server does not know. None: it knows the run.
+        ends: False for a run that goes on, and is then not taken for one that has ended.
     """
-    if artifacts or rows:
-        settings = wandb.Settings(silent=True, console="off", finish_timeout=SETTINGS["finish_timeout"])
+    if artifacts or rows or summary:
+        settings = wandb.Settings(
+            silent=True, console="off", finish_timeout=SETTINGS["finish_timeout"], x_update_finish_state=ends
+        )
         with tempfile.TemporaryDirectory() as scratch, _said(record):
             run = wandb.init(
                 id=record.id,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def test_what_an_offline_run_could_not_register_sync_links_into_the_registry(syn
 
 
 def test_a_moved_evaluation_s_pictures_arrive(synced, offline):
-    (table,) = [a for a in synced.backend.artifacts if a.name.endswith("-predictions")]
+    (table,) = [a for a in synced.backend.artifacts if a.name.endswith("-predictions") and a.files]
     told = json.loads(table.files["predictions.table.json"])
     kept = json.loads((offline.folder / "evaluation" / "tables" / "predictions.json").read_text())
     assert [row[1:] for row in told["data"]] == [row[1:] for row in kept["rows"]]
@@ -176,6 +177,47 @@ log_again(record, [], [{"_step": 2, "loss": 0.5}], {})
         run = backend.runs["run"]
         assert [row["_step"] for row in run.rows] == [1, 2]
         assert (run.state, run.exit_code) == ("failed", 143)
+
+
+def test_rows_of_an_offline_run_are_sent_while_it_trains_each_once(tmp_path):
+    """A training without network, a watching sync.py beside it, stopped and begun again in the middle; both are real processes."""
+    env = script_environment(tmp_path, WANDB_MODE="offline")
+    train = [sys.executable, str(ROOT / "train.py"), *map(str, FLAGS), "--epochs", "2000", "--log_weights", "False"]
+    watching = [sys.executable, str(ROOT / "sync.py"), "--watch", "True"]
+    with Backend() as backend, open(tmp_path / "said.txt", "a") as said:
+        online = script_environment(tmp_path, WANDB_MODE=None, **backend.env(tmp_path))
+        processes = []
+
+        def begin(command: list[str], env: dict[str, str]) -> subprocess.Popen:
+            processes.append(subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=said))
+            return processes[-1]
+
+        try:
+            training = begin(train, env)
+            watch = begin(watching, online)
+            backend.wait_for(lambda: "run" in backend.runs and len(backend.runs["run"].rows) >= 1, 300)
+            assert training.poll() is None, (tmp_path / "said.txt").read_text()
+            assert not backend.runs["run"].finished
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(120) == 130
+            known = len(backend.runs["run"].rows)
+            watch = begin(watching, online)
+            backend.wait_for(lambda: len(backend.runs["run"].rows) > known, 300)
+            assert training.poll() is None and not backend.runs["run"].finished
+            training.send_signal(signal.SIGTERM)
+            assert training.wait(120) == 143
+            backend.wait_for(lambda: backend.runs["run"].finished, 300)
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(120) == 130
+        finally:
+            for process in processes:
+                process.kill()
+        run, text = backend.runs["run"], (tmp_path / "said.txt").read_text()
+        steps = [json.loads(line)["step"] for line in (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()]
+        assert [row["_step"] for row in run.rows] == steps, text
+        assert (run.exit_code, run.summary["status"], run.config["epochs"]) == (143, "interrupted", 2000)
+        assert text.count("W&B run; `python sync.py` checks") == 2 and "rows sent" in text, text
+        assert not backend.unknown
 
 
 @pytest.mark.slow
