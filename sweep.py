@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from common.base.checked import Checked, PathText
 from common.base.errors import report_errors
@@ -30,6 +30,8 @@ class SweepConfig(Checked):
     """Trials in all, those of an earlier call included. None: the whole grid, or the file's run_cap."""
     workers: Annotated[int, Ge(1)] = 1
     """Trials at the same time. They share the device; for another GPU, start another sweep.py with the same --sweep_id."""
+    seeds: Annotated[int, Interval(ge=1, le=1000)] | None = None
+    """Runs a trial, one a seed: their mean is its value, which luck moves less. Poor trials end in their first. None: 1, or as it was begun."""
     sweep_id: str | None = None
     """Name of the sweep's folder in runs_dir/sweeps and of its W&B group. None: date, time and four letters."""
     runs_dir: PathText = RUNS_DIR
@@ -39,7 +41,8 @@ class SweepConfig(Checked):
 def main(config: SweepConfig) -> int:
     from common.sweeps.run import run_sweep
 
-    return run_sweep(Path(config.file), Path(config.runs_dir), config.sweep_id, config.count, config.workers)
+    file, runs_dir = Path(config.file), Path(config.runs_dir)
+    return run_sweep(file, runs_dir, config.sweep_id, config.count, config.workers, config.seeds)
 
 
 if __name__ == "__main__":

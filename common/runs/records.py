@@ -296,7 +296,11 @@ class TrialRecord:
     state: str
     """Optuna's: running, complete, pruned or fail"""
     value: float | None
-    """the best that it logged, not the last: it is what best.safetensors holds"""
+    """the best that it logged, not the last: it is what best.safetensors holds; of several seeds their mean"""
     parameters: dict[str, Any]
     """flags of train.py"""
     error: str | None
+    sd: float | None = field(default=None, metadata={"may_be_absent": True})
+    """of the seeds' values, where there are several"""
+    runs: list[str] | None = field(default=None, metadata={"may_be_absent": True})
+    """ids of the seeds' runs, where there are several; `run_id` is the first"""

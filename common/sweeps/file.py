@@ -24,9 +24,10 @@ Word = TypeVar("Word", bound=str)
 
 KEYS = {
     "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
-    "name", "description", "project", "entity",
+    "name", "description", "project", "entity", "scheduler",
 }  # fmt: skip
 VALIDATED = tuple(f"validation/{name}" for name in get_args(BEST_BY))
+ENGINES = ("optuna", "wandb")  # of `wandb sweep-scheduler`; here it is Optuna in any case
 METHODS = ("grid", "random", "bayes")
 DISTRIBUTIONS = {  # name: the keys that it must have
     "constant": ("value",),
@@ -155,6 +156,10 @@ def _sweep(text: str, spec: dict[str, Any]) -> Sweep:
     program = spec.get("program")
     if not isinstance(program, str) or not Path(program).is_file():
         raise UserError(f"program is {program!r}, but must be a script, as seen from {Path.cwd()}")
+    if "scheduler" in spec:  # its other keys name code of one's own, which would have to be run
+        scheduler = _mapping(spec["scheduler"], "scheduler")
+        _only(scheduler, {"engine"}, "scheduler")
+        _one_of(scheduler.get("engine"), ENGINES, "scheduler.engine")
     metric = _mapping(spec.get("metric"), "metric")
     _only(metric, {"name", "goal"}, "metric")
     if not isinstance(metric.get("name"), str):

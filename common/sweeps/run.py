@@ -18,8 +18,10 @@ from common.sweeps.trials import LocalSweep, LocalTrial
 POLL_SECONDS = 0.5  # between two looks at the running trials
 
 
-def run_sweep(file: Path, runs_dir: Path, sweep_id: str | None, count: int | None, workers: int) -> int:
-    """Begins a sweep, or goes on with it, until it has `count` trials → exit status.
+def run_sweep(
+    file: Path, runs_dir: Path, sweep_id: str | None, count: int | None, workers: int, seeds: int | None = None
+) -> int:
+    """Begins a sweep, or goes on with it, until it has `count` trials → exit status. seeds: runs a trial; None: as it was begun, or one.
 
     Errors: `UserError` for a file, an id or a folder that does not fit."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -29,7 +31,7 @@ def run_sweep(file: Path, runs_dir: Path, sweep_id: str | None, count: int | Non
     chosen = safe_name(sweep_id or new_run_id(), "--sweep_id")
     check_writable(runs_dir, "--runs_dir")
 
-    local = LocalSweep(sweep, direct(runs_dir), chosen)
+    local = LocalSweep(sweep, direct(runs_dir), chosen, seeds)
     print(f"Sweep {chosen}: {sweep.method}, {sweep.goal} {sweep.metric}. Logs in {local.folder.path}", flush=True)
     if sweep.note:
         print(sweep.note, flush=True)

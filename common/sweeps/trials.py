@@ -18,9 +18,10 @@ import socket
 import sqlite3
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, BinaryIO
 
 import optuna
@@ -30,7 +31,8 @@ from optuna.trial import FrozenTrial, TrialState
 from common.base.errors import UserError
 from common.base.files import write_atomic, write_json
 from common.base.locks import lives, lock_for_heirs, locked
-from common.config import RUNS_DIR
+from common.base.records import as_json
+from common.config import RUNS_DIR, TrainConfig
 from common.runs.folder import RunFolder, read_metrics, run_state, sweep_folder
 from common.runs.records import TrialRecord
 from common.sweeps.file import Sweep, flags
@@ -40,6 +42,7 @@ STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 # In Optuna's record of a trial: the machine, and the ids of the sweep's process and of the trial's.
 PROCESSES = "processes"
+SEEDS = "seeds"  # of the sweep: runs a trial, where they are several
 
 
 @dataclass
@@ -47,7 +50,8 @@ class LocalTrial:
     """A trial and the process that runs it."""
 
     trial: optuna.Trial
-    run: RunFolder
+    runs: list[RunFolder]
+    """one a seed"""
     values: dict[str, Any]
     process: subprocess.Popen[bytes]
     log: BinaryIO
@@ -60,6 +64,16 @@ class LocalTrial:
     def number(self) -> int:
         return self.trial.number
 
+    @property
+    def run(self) -> RunFolder:
+        """The first seed's, by which poor trials are told from others."""
+        return self.runs[0]
+
+    @property
+    def error(self) -> str | None:
+        """What the newest of the runs says that it ended with."""
+        return next((error for run in reversed(self.runs) if (error := run.read_summary().error)), None)
+
     def stop(self) -> None:
         self.stops += 1
         try:
@@ -71,8 +85,10 @@ class LocalTrial:
 class LocalSweep:
     """A sweep file, its folder and its study. Several of them, in several processes, may share a folder."""
 
-    def __init__(self, sweep: Sweep, runs_dir: Path, sweep_id: str) -> None:
-        """Begins the sweep, or goes on with it. Errors: `UserError` when it was begun with another sweep file."""
+    def __init__(self, sweep: Sweep, runs_dir: Path, sweep_id: str, seeds: int | None = None) -> None:
+        """Begins the sweep, or goes on with it. seeds: runs a trial; None: as it was begun, or one.
+
+        Errors: `UserError` when it was begun with another sweep file, or other seeds."""
         self.sweep, self.runs_dir, self.id = sweep, runs_dir, sweep_id
         self.folder = sweep_folder(runs_dir, sweep_id)
         with locked(self.folder.lock):
@@ -84,6 +100,14 @@ class LocalSweep:
                     f"--sweep_id {sweep_id} was begun with other settings: go on with {copy}, or choose another id"
                 )
             self.study = self._open_study()
+            begun_with = self.study.user_attrs.get(SEEDS, 1 if self.study.get_trials(deepcopy=False) else seeds or 1)
+            if seeds not in (None, begun_with):
+                raise UserError(
+                    f"--seeds is {seeds}, but sweep {sweep_id} was begun with {begun_with}: leave --seeds out, or choose another --sweep_id"
+                )
+            self.seeds: int = begun_with
+            if begun_with > 1:
+                self.study.set_user_attr(SEEDS, begun_with)
 
     def _open_study(self) -> optuna.Study:
         bayes = self.sweep.method == "bayes"  # the grid needs no sampler: its points are put in Optuna's queue
@@ -110,9 +134,21 @@ class LocalSweep:
     def run_folder(self, number: int) -> RunFolder:
         return RunFolder(self.runs_dir / f"{self.id}-{number}")
 
-    def history(self, number: int) -> list[float]:
-        """The metric each time that the trial logged it."""
-        logged = [row.get(self.sweep.metric) for row in read_metrics(self.run_folder(number))]
+    def runs(self, number: int, values: dict[str, Any]) -> list[RunFolder]:
+        """A trial's: its own, or with several seeds one a seed, as train.py's --seeds names them."""
+        if self.seeds == 1:
+            return [self.run_folder(number)]
+        first, name = values.get("seed", TrainConfig().compute.seed), self.run_folder(number).id
+        return [RunFolder(self.runs_dir / f"{name}-seed{seed}") for seed in range(first, first + self.seeds)]
+
+    def best_values(self, runs: Sequence[RunFolder]) -> list[float] | None:
+        """Each run's best of the metric; None where one has none."""
+        histories = [self.history(run) for run in runs]
+        return [self.sweep.best(history) for history in histories] if all(histories) else None
+
+    def history(self, run: RunFolder) -> list[float]:
+        """The metric each time that the run logged it."""
+        logged = [row.get(self.sweep.metric) for row in read_metrics(run)]
         return [float(value) for value in logged if isinstance(value, (int, float)) and math.isfinite(value)]
 
     def begin_trial(self, count: float) -> LocalTrial | None:
@@ -131,6 +167,7 @@ class LocalSweep:
             assert log is not None, "a new trial's log is nobody's"
             trial.set_user_attr(PROCESSES, [socket.gethostname(), os.getpid()])
         values = self.sweep.values(trial.params)
+        runs = self.runs(trial.number, values)
         process = subprocess.Popen(
             self._command_line(values),
             env=self._environment(trial.number),
@@ -141,17 +178,19 @@ class LocalSweep:
             creationflags=OWN_GROUP,  # the same on Windows
         )
         trial.set_user_attr(PROCESSES, [socket.gethostname(), os.getpid(), process.pid])
-        return LocalTrial(trial, self.run_folder(trial.number), values, process, log)
+        return LocalTrial(trial, runs, values, process, log)
 
     def _command_line(self, values: dict[str, Any]) -> list[str]:
         elsewhere = [] if str(self.runs_dir) == RUNS_DIR else [f"--runs_dir={self.runs_dir}"]
-        return self.sweep.command_line(values) + elsewhere
+        several = [f"--seeds={self.seeds}"] if self.seeds > 1 else []
+        return self.sweep.command_line(values) + several + elsewhere
 
     def _environment(self, number: int) -> dict[str, str]:
         """The run's id and group. WANDB_SWEEP_ID must not be set: for a sweep that its server doesn't know, the W&B client
         drops the run's project and id."""
         inherited = {k: v for k, v in os.environ.items() if k not in ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")}
-        ours = {"WANDB_RUN_ID": self.run_folder(number).id, "WANDB_RUN_GROUP": self.id}
+        name = self.run_folder(number).id  # seeds are a group of their own, as evaluate.py and compare.py take it
+        ours = {"WANDB_RUN_ID": name, "WANDB_RUN_GROUP": self.id if self.seeds == 1 else name}
         return {**self.sweep.environment, **inherited, **ours}
 
     def _claim(self, number: int, processes: Sequence[Any] = ()) -> BinaryIO | None:
@@ -175,9 +214,10 @@ class LocalSweep:
             log = self._claim(trial.number, trial.user_attrs.get(PROCESSES, ()))
             if log is not None:
                 with log:
-                    history = self.history(trial.number)
-                    if history and run_state(self.run_folder(trial.number)) == "finished":
-                        self.study.tell(trial.number, self.sweep.best(history))
+                    runs = self.runs(trial.number, self.sweep.values(trial.params))
+                    values = self.best_values(runs)
+                    if values and all(run_state(run) == "finished" for run in runs):
+                        self.study.tell(trial.number, fmean(values))
                     else:  # what was enqueued comes first: it may have died before it drew all parameters
                         self._retry(trial.number, {**trial.system_attrs.get("fixed_params", {}), **trial.params})
 
@@ -189,7 +229,7 @@ class LocalSweep:
     def look_at(self, running: LocalTrial) -> list[tuple[int, float]]:
         """Tells Optuna what the trial has logged since, and stops it when Optuna says so. Returns the (step, value)s; the
         steps count how often the metric was logged, as W&B's Hyperband does: epochs, for the metric of a validation."""
-        news = list(enumerate(self.history(running.number), start=1))[len(running.history) :]
+        news = list(enumerate(self.history(running.run), start=1))[len(running.history) :]
         for step, value in news:
             running.history.append(value)
             running.trial.report(value, step)
@@ -202,8 +242,9 @@ class LocalSweep:
         """Records how an ended trial ended. Returns it in words."""
         status = running.process.wait()
         with running.log:
-            if status == 0 and running.history:
-                self.study.tell(running.trial, self.sweep.best(running.history))
+            values = self.best_values(running.runs)
+            if status == 0 and values:
+                self.study.tell(running.trial, fmean(values))
                 return "complete"
             if running.pruned:
                 self.study.tell(running.trial, state=TrialState.PRUNED)
@@ -213,7 +254,7 @@ class LocalSweep:
                 return "interrupted"
             error = f"never logged {self.sweep.metric}"
             if status != 0:
-                said = running.run.read_summary().error or _last_error(self.folder.log(running.number))
+                said = running.error or _last_error(self.folder.log(running.number))
                 error = f"exit status {status}: {said}"
             running.trial.set_user_attr("error", error)
             self.study.tell(running.trial, state=TrialState.FAIL)
@@ -227,23 +268,28 @@ class LocalSweep:
         """The trials that have begun, as trials.json has them."""
         trials = self.study.get_trials(deepcopy=False)
         again = _retried(trials)
-        return [
-            TrialRecord(
-                number=trial.number,
-                run_id=self.run_folder(trial.number).id,
-                state=trial.state.name.lower(),
-                value=self.sweep.best([*trial.intermediate_values.values(), *(trial.values or [])], default=None),
-                parameters=self.sweep.values(trial.params),
-                error=f"interrupted, run again as trial {again[trial.number]}"
-                if trial.number in again
-                else trial.user_attrs.get("error"),
-            )
-            for trial in trials
-            if trial.state != TrialState.WAITING
-        ]
+        return [self._record(trial, again) for trial in trials if trial.state != TrialState.WAITING]
+
+    def _record(self, trial: FrozenTrial, again: dict[int, int]) -> TrialRecord:
+        parameters, complete = self.sweep.values(trial.params), trial.state == TrialState.COMPLETE
+        runs = self.runs(trial.number, parameters)
+        values = self.best_values(runs) if complete and self.seeds > 1 else None
+        logged = (trial.values or []) if complete else trial.intermediate_values.values()
+        return TrialRecord(
+            number=trial.number,
+            run_id=runs[0].id,
+            state=trial.state.name.lower(),
+            value=self.sweep.best(logged, default=None),
+            parameters=parameters,
+            error=f"interrupted, run again as trial {again[trial.number]}"
+            if trial.number in again
+            else trial.user_attrs.get("error"),
+            sd=stdev(values) if values else None,
+            runs=[run.id for run in runs] if self.seeds > 1 else None,
+        )
 
     def save_records(self) -> None:
-        write_json(self.folder.trials, [asdict(record) for record in self.records()])
+        write_json(self.folder.trials, [as_json(record) for record in self.records()])
 
     def best_record(self) -> TrialRecord | None:
         complete = [record for record in self.records() if record.state == "complete"]
@@ -259,7 +305,7 @@ class LocalSweep:
         metric, sign = self.sweep.metric, -1 if self.sweep.goal == "maximize" else 1
         lines = [f"trial  state     {metric}  parameters"]
         for r in sorted(self.records(), key=lambda r: (r.value is None, sign * (r.value or 0), r.number)):
-            value = "" if r.value is None else f"{r.value:.4f}"
+            value = "" if r.value is None else f"{r.value:.4f}" + ("" if r.sd is None else f" ± {r.sd:.4f}")
             error = f"  ({r.error})" if r.error else ""
             lines.append(f"{r.number:>5}  {r.state:<8}  {value:<{len(metric)}}  {self.searched(r.parameters)}{error}")
         return "\n".join(lines)

@@ -94,6 +94,44 @@ def test_a_grid_runs_every_combination_once_with_several_workers(here, capsys):
     assert (here / "runs/sweeps/s/sweep.yaml").read_text() == (here / "my sweep.yaml").read_text()
 
 
+def test_a_trial_of_several_seeds_is_worth_their_mean_and_goes_on_with_as_many(here, capsys):
+    path = write_sweep(here, parameters=lrs(0.1, 0.4), scheduler={"engine": "optuna"})
+    assert run(path, seeds=3, count=1) == 0
+    with pytest.raises(UserError, match="--seeds is 2, but sweep s was begun with 3"):
+        run(path, seeds=2)
+    assert run(path) == 0
+    assert [record["value"] for record in records()] == pytest.approx([0.91, 0.61])
+    assert [record["sd"] for record in records()] == pytest.approx([0.01, 0.01])
+    assert [record["runs"] for record in records()] == [[f"s-{n}-seed{k}" for k in range(3)] for n in range(2)]
+    assert {stub("s-1-seed0")[name] for name in ("WANDB_RUN_ID", "WANDB_RUN_GROUP")} == {"s-1"}
+    assert "0.9100 ± 0.0100" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "scheduler", [{"engine": "ax"}, {}, "optuna", {"engine": "optuna", "source": "mine.py", "optimizer": "study"}]
+)
+def test_a_scheduler_of_another_kind_is_refused_by_name(here, scheduler):
+    with pytest.raises(UserError, match="scheduler"):
+        read_sweep(write_sweep(here, scheduler=scheduler))
+
+
+@pytest.mark.slow
+def test_seeds_of_a_trial_are_a_group_that_evaluate_takes(tmp_path):
+    """The real train.py."""
+    fixed = {"preset": "digits", "device": "cpu", "image_size": 16, "batch_size": 400, "epochs": 1}
+    parameters = {**{name: {"value": value} for name, value in fixed.items()}, "lr": {"values": [0.1]}}
+    path = write_sweep(tmp_path, program=str(ROOT / "train.py"), parameters=parameters)
+    run_script("sweep.py", path, "--sweep_id", "s", "--seeds", 2, cwd=tmp_path)
+    (record,) = json.loads((tmp_path / "runs/sweeps/s/trials.json").read_text())
+    best = [
+        json.loads((tmp_path / "runs" / name / "summary.json").read_text())["best/validation_accuracy"]
+        for name in ("s-0-seed0", "s-0-seed1")
+    ]
+    assert record["value"] == pytest.approx(sum(best) / 2) and record["state"] == "complete"
+    said = run_script("evaluate.py", "--checkpoint", "s-0", "--device", "cpu", cwd=tmp_path).stdout
+    assert "mean ± sd" in said
+
+
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_a_search_stays_within_the_ranges_and_counts_earlier_trials(here, method):
     parameters = {
