@@ -28,9 +28,8 @@ from common.tracking.logs import logged_rows
 from common.tracking.mode import PROJECT, SETTINGS, Mode, choose_mode, client_settings, server_answers
 from common.tracking.registry import registry_path, remember_registered
 
-CHART_CLASSES = (
-    25  # at most in W&B's own charts: its matrix draws every cell, of K² rows, and its curves a line a class
-)
+# At most in W&B's own charts: its matrix draws every cell, of K² rows, and its curves a line a class.
+CHART_CLASSES = 25
 
 Curves = tuple[tuple[str, str], tuple[str, str], list[list[Any]]]
 """(name, title) of x and of y, and rows of class, x, y"""
