@@ -130,7 +130,7 @@ def reliability(calibration: Calibration) -> Figure:
     top.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="perfectly calibrated")
     bar: dict[str, Any] = {"color": BLUE, "alpha": 0.5}
     versions = [("as trained", calibration.ece, calibration.bins, BLUE, "o-", bar)]
-    if calibration.temperature and calibration.ece_after is not None and calibration.bins_after:
+    if calibration.found and calibration.ece_after is not None and calibration.bins_after:
         name, bar = f"temperature {calibration.temperature:.2f}", {"fill": False, "edgecolor": ORANGE, "hatch": "///"}
         versions.append((name, calibration.ece_after, calibration.bins_after, ORANGE, "s--", bar))
     for name, ece, all_bins, colour, style, bar in versions:

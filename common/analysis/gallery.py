@@ -147,7 +147,8 @@ def described(row: dict[str, Any]) -> str:
 def in_words(rows: Sequence[dict[str, Any]], which: str, split: str) -> str:
     """How many of the images shown are right, which of mistakes goes without saying."""
     if which == "errors":
-        return f"{counted(len(rows), 'mistake')} on the {split} images, the most confident first"
+        order = ", the most confident first" * (len(rows) > 1)
+        return f"{counted(len(rows), 'mistake')} on the {split} images{order}"
     return f"{sum(row['true'] == row['predicted'] for row in rows)} of {counted(len(rows), 'image')} right"
 
 

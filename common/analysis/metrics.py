@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from common.analysis.report import Bin
+from common.analysis.report import TEMPERATURES, Bin
 
 Z95 = float(special.ndtri(0.975))  # the normal distribution's 97.5 % quantile
 
@@ -174,7 +174,9 @@ def expected_calibration_error(bins: list[Bin]) -> float:
     return float(sum(gaps) / sum(b.count for b in bins))
 
 
-def fit_temperature(logits: NDArray, labels: NDArray, low: float = 0.01, high: float = 100.0) -> float:
+def fit_temperature(
+    logits: NDArray, labels: NDArray, low: float = TEMPERATURES[0], high: float = TEMPERATURES[1]
+) -> float:
     """The T in [low, high] for which softmax(logits / T) has the least negative log-likelihood (Guo et al. 2017, 4.2).
 
     With b = 1/T the loss is convex in b and its slope is mean(E_p[logit] - logit of the label): bisected on log b. SciPy's

@@ -93,11 +93,16 @@ def check_same(one: Report, other: Report, recipe: Recipe, other_recipe: Recipe)
     if one.classes != other.classes:
         raise UserError(f"{who} classes ({len(one.classes)} and {len(other.classes)} of them); they can't be compared")
     sizes = {settings["image_size"] for settings in (recipe.settings, other_recipe.settings)}
-    same_pixels = one.dataset.digest == other.dataset.digest or (one.dataset.name == "folder" and len(sizes) == 2)
-    if one.dataset.labels_digest != other.dataset.labels_digest or not same_pixels:
+    if not same_images(one, other, same_size=len(sizes) == 1):
         raise UserError(
             f"{who} images ({one.dataset.size} and {other.dataset.size} of them); evaluate both with the same --dataset and --data_dir"
         )
+
+
+def same_images(one: Report, other: Report, same_size: bool) -> bool:
+    """Whether two evaluations are of the same images with the same labels. same_size: of both runs' images."""
+    same_pixels = one.dataset.digest == other.dataset.digest or (one.dataset.name == "folder" and not same_size)
+    return one.classes == other.classes and one.dataset.labels_digest == other.dataset.labels_digest and same_pixels
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -109,9 +114,8 @@ def group_in_words(recipe: Recipe, split: str) -> list[str]:
     accuracies = [report.metrics[f"{split}/accuracy"] for report in reports]
     each = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
     runs_dir = next(iter(recipe.runs.values())).path.parent
-    lines = [
-        f"group {recipe.name}: {split} accuracy {mean_and_sd(accuracies)} (mean ± sd of {len(reports)} seeds: {each})"
-    ]
+    what = f"mean ± sd of {len(reports)} seeds: {each}" if len(reports) > 1 else "one seed"
+    lines = [f"group {recipe.name}: {split} accuracy {mean_and_sd(accuracies)} ({what})"]
     if split != "test":  # on which alone recipes are compared
         return lines
     names = [name for name in groups(runs_dir) if name.isprintable() and not name.startswith("-")]

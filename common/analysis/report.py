@@ -20,6 +20,8 @@ VERSION = 1
 Count = Annotated[int, Ge(0)]
 Label = Count
 Matrix = list[list[Count]]
+TEMPERATURES = (0.01, 100.0)
+"""between which one is looked for; at an end none was found, as where the images it is fitted on have no mistake"""
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -126,9 +128,15 @@ class Calibration:
     """what the temperature was fitted on, or why there is none"""
 
     @property
+    def found(self) -> bool:
+        """Whether there is a temperature: at an end of the search the images it was to be fitted on have none, such as 0.01."""
+        low, high = TEMPERATURES
+        return self.temperature is not None and 1.01 * low < self.temperature < high / 1.01
+
+    @property
     def improved(self) -> bool:
         """Whether the temperature makes the confidence more trustworthy, on images that it was not fitted on."""
-        if self.ece_after is None or self.nll_after is None:
+        if not self.found or self.ece_after is None or self.nll_after is None:
             return False
         return self.ece_after < self.ece and self.nll_after <= self.nll
 
@@ -341,6 +349,30 @@ class Analysis:
         """The most frequent class of these images, and how often always naming it is right: what a network must beat."""
         largest = max(self.per_class, key=lambda row: row.support)
         return largest.name, largest.support / max(1, sum(row.support for row in self.per_class))
+
+    @property
+    def baseline_answer(self) -> str:
+        """The answer that looks at no image and is right most often: the largest class, or any where several are the largest."""
+        largest = max(row.support for row in self.per_class)
+        several = sum(row.support == largest for row in self.per_class) > 1
+        return "the same class" if several else repr(self.baseline[0])
+
+    @property
+    def beats_baseline(self) -> bool:
+        """Whether it surely knows more than `baseline`."""
+        return self.accuracy_interval[0] > self.baseline[1]
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether it is surely right more often than its answers would be if they were dealt out to the images blindly: the agreement by
+        chance in Cohen's kappa (Cohen 1960). Where not, its doubts and its confidence are about nothing."""
+        total = max(1, sum(row.support for row in self.per_class))
+        return self.accuracy_interval[0] > sum(row.support * row.predicted for row in self.per_class) / total**2
+
+    def most_confused(self, limit: int) -> list[ConfusedPair]:
+        """The most frequent pairs, at most `limit`. Of those that are equally frequent all or none: empty where nothing stands out."""
+        chosen, rest = self.confused[:limit], self.confused[limit:]
+        return [pair for pair in chosen if not rest or pair.count > rest[0].count]
 
     @property
     def failing(self) -> list[ClassScores]:

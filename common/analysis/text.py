@@ -41,12 +41,12 @@ def headline(report: Report) -> str:
     low, high = report.accuracy_interval
     errors, calibration = report.errors, report.calibration
     total = sum(row.support for row in report.per_class)
-    largest, share = report.baseline
-    beaten = "" if low > share else "; the accuracy is not surely above it"
+    share = report.baseline[1]
+    beaten = "" if report.beats_baseline else "; the accuracy is not surely above it"
     lines = [
         f"accuracy             {numbers['accuracy']:.4f}   95 % interval {low:.4f} to {high:.4f}; "
         f"{errors.total} of {counted(total, 'image')} wrong",
-        f"baseline to beat     {share:.4f}   always {largest!r}{beaten}",
+        f"baseline to beat     {share:.4f}   always {report.baseline_answer}{beaten}",
         *([f"top-5 accuracy       {numbers['top5_accuracy']:.4f}"] if len(report.classes) > 5 else []),
         f"macro F1             {numbers['macro_f1']:.4f}",
         f"balanced accuracy    {numbers['balanced_accuracy']:.4f}   the classes' mean recall",
@@ -61,7 +61,7 @@ def headline(report: Report) -> str:
     lines.append(f"calibration error    {numbers['ece']:.4f}   {_of_temperature(calibration)}")
     if report.answers:
         lines += _of_answers(report.answers)
-    if report.label_issues:
+    if report.label_issues and report.beats_chance:
         train = "" if report.split == "test" else "; fill in its column fix, and train with --label_fixes"
         count = len(report.label_issues)
         doubts = f"the {count} most doubtful" if count == LONGEST_LIST else f"{count}"  # which may not be all
@@ -97,6 +97,8 @@ def _of_temperature(calibration: Calibration) -> str:
     """What it is good for, which may be nothing."""
     if calibration.temperature is None:
         return calibration.note
+    if not calibration.found:
+        return f"no temperature was found, {calibration.note}"
     if calibration.improved:
         return f"{calibration.ece_after:.4f} with temperature {calibration.temperature:.2f}, {calibration.note}"
     return f"a temperature, {calibration.note}, does not improve it"
@@ -156,7 +158,10 @@ def most_confused(report: Report) -> str:
     """The most frequent errors, a line each."""
     if not report.confused:
         return "no errors"
-    classes, pairs = report.classes, report.confused[:PAIRS_SHOWN]
+    classes, pairs = report.classes, report.most_confused(PAIRS_SHOWN)
+    if not pairs:
+        most = report.confused[0].count
+        return f"most confused: nothing stands out, no class is taken for another more than {counted(most, 'time')}"
     width = max(len(classes[pair.true]) for pair in pairs)
     lines = [
         f"  {classes[pair.true]:>{width}} taken for {classes[pair.predicted]}: {pair.count} "

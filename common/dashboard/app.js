@@ -2,7 +2,7 @@
 // The page itself: what is chosen, and what is shown for it. The address's fragment holds the run and the tab.
 
 const runs = new Map(data.runs.map(run => [run.id, run]));
-const best_ids = new Set(data.best.map(best => best.run));
+const best_ids = new Set(data.best.map(best => best.run).filter(known));
 const chosen = new Set();  // runs in the curves
 const place = {run: null, tab: "summary"};
 let redraw = () => {};  // draws the open tab's charts again
@@ -19,7 +19,7 @@ data.runs.forEach(run => {
 // ------------------------------------------------------------------------------------------------ all runs
 
 function show_best() {
-  by_id("best").append(...data.best.map(best => el("p", {}, el("strong", {}, run_link(best.run)), ` ${best.text}`)));
+  by_id("best").append(...data.best.map(best => el("p", {}, known(best.run) ? el("strong", {}, run_link(best.run), " ") : null, best.text)));
   if (!data.best.length) by_id("best").append(el("p", {}, "No run has a result yet."));
 }
 
@@ -103,7 +103,7 @@ function curves_tab(run, panel) {
 function classes_tab(run) {
   const report = run.report;
   if (!report) return not_tested(run);
-  const rows = report.per_class.map((row, i) => ({...row, label: i})).sort((a, b) => a.recall - b.recall);
+  const rows = report.per_class.map((row, i) => ({...row, label: i})).sort((a, b) => (a.recall ?? 2) - (b.recall ?? 2));
   const score = (label, key) => ({label, value: row => row[key], number: true, show: row => percent(row[key])});
   const between = key => ({label: "95 %", title: `95 % interval of ${key}`, value: row => row[`${key}_low`], number: true,
     show: row => known(row[`${key}_low`]) ? `${(100 * row[`${key}_low`]).toFixed(0)}–${(100 * row[`${key}_high`]).toFixed(0)} %` : "–"});
@@ -156,7 +156,7 @@ function confusion_tab(run) {
     [truth.value, guess.value] = [i, j];
     const {names, count, row_of} = matrix, total = count[i].reduce((a, b) => a + b, 0), n = count[i][j];
     const what = i === j ? `of ${names[i]} were recognised` : `of ${names[i]} were taken for ${names[j]}`;
-    const content = [el("p", {}, el("strong", {}, `${n} of ${total} images`), ` ${what} (${percent(total ? n / total : 0)}).`)];
+    const content = [el("p", {}, el("strong", {}, total ? `${n} of ${total} images` : `There are no images of ${names[i]}`), total ? ` ${what} (${percent(n / total)}).` : ".")];
     const wanted = run.thumbnails ? run.thumbnails.tiles.flatMap(([t, p], at) => row_of[t] === i && row_of[p] === j && t !== p ? [at] : []) : [];
     if (wanted.length && wanted.length < n) content.push(el("p", {class: "note"}, `${Math.min(wanted.length, 48)} of them:`));
     if (wanted.length) content.push(tiles(run, wanted.slice(0, 48), ([t, p, sure]) => `${report.classes[t]}, taken for ${report.classes[p]}, ${percent(sure)} sure`));
@@ -167,7 +167,7 @@ function confusion_tab(run) {
     matrix = matrix_of(report, level);
     for (const select of [truth, guess]) select.replaceChildren(...matrix.names.map((name, i) => el("option", {value: i}, name)));
     redraw = () => draw_matrix(chart, matrix, show_cell);
-    let worst = [0, 0, -1];
+    let worst = [0, 0, 0];
     matrix.count.forEach((row, i) => row.forEach((n, j) => { if (i !== j && n > worst[2]) worst = [i, j, n]; }));
     show_cell(worst[0], worst[1]);
   };
@@ -224,6 +224,7 @@ function labels_tab(run) {
   const report = run.report;
   if (!report) return not_tested(run);
   const tile_of = new Map(run.thumbnails ? run.thumbnails.tiles.map((tile, n) => [tile[3], n]) : []);
+  if (!report.beats_chance) return [el("p", {}, "Its answers are not surely better than blind ones, so that its doubts say nothing of the labels.")];
   const doubted = report.label_issues, pictured = doubted.map(issue => tile_of.get(issue.index)).filter(known);
   return [
     el("h3", {}, "Images whose label looks wrong"),
@@ -306,7 +307,7 @@ function show_run() {
 
 function follow_address(scroll) {
   const wanted = new URLSearchParams(location.hash.slice(1)), before = {...place};
-  place.run = runs.has(wanted.get("run")) ? wanted.get("run") : place.run ?? data.best[0]?.run ?? data.runs[0].id;
+  place.run = runs.has(wanted.get("run")) ? wanted.get("run") : place.run ?? [...best_ids][0] ?? data.runs[0].id;
   place.tab = Object.hasOwn(TABS, wanted.get("tab")) ? wanted.get("tab") : "summary";
   if (place.run === before.run && place.tab === before.tab) return;
   show_run();
@@ -351,17 +352,18 @@ function show_sweeps() {
     const chart = el("div", {class: "chart"});
     by_id("sweeps").append(el("h3", {}, sweep.id), ...sweep.problems.map(problem => el("p", {class: "problem"}, problem)));
     if (!sweep.trials.length) return () => {};
+    const several = new Set(sweep.trials.map(trial => trial.value).filter(known)).size > 1;  // else there is no better and no worse
     const counts = sweep.trials.reduce((sums, {state}) => { sums[state] = (sums[state] || 0) + 1; return sums; }, {});
     by_id("sweeps").append(
-      el("p", {class: "note"}, `${Object.entries(counts).map(([state, n]) => `${n} ${state}`).join(", ")}. A line is a trial: the stronger its colour, the better its ${sweep.metric} (to ${sweep.goal}); dotted lines have no result.`),
-      el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": `Chart of sweep ${sweep.id}`, style: "width: 100%"}, chart),
+      el("p", {class: "note"}, `${Object.entries(counts).map(([state, n]) => `${n} ${state}`).join(", ")}.${several ? ` A line is a trial: the stronger its colour, the better its ${sweep.metric} (to ${sweep.goal}); dotted lines have no result.` : ""}`),
+      ...several ? [el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": `Chart of sweep ${sweep.id}`, style: "width: 100%"}, chart)] : [],
       table(`Trials of sweep ${sweep.id}`, [
         {label: "Trial", value: trial => trial.number, number: true}, {label: "Run", value: trial => trial.run_id, show: trial => run_link(trial.run_id)},
         {label: "State", value: trial => trial.state, show: trial => trial.error ? `${trial.state}: ${trial.error}` : trial.state},
         {label: sweep.metric, value: trial => trial.value, number: true, show: trial => known(trial.value) ? shown(trial.value) : "–"},
         ...parameters.map(key => ({label: key, value: trial => trial.parameters[key] ?? null, show: trial => shown(trial.parameters[key])})),
       ], sweep.trials));
-    return () => draw_trials(chart, sweep, id => { if (runs.has(id)) go_to(id); });
+    return () => several && draw_trials(chart, sweep, id => { if (runs.has(id)) go_to(id); });
   });
   return () => drawings.forEach(drawing => drawing());
 }

@@ -60,7 +60,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         raise UserError(f"--runs_dir {runs_dir} can't be listed: {error.strerror or error}") from None
     runs = [described(path) for path in folders.values()]
     runs.sort(key=lambda run: (run["started"] or 0, run["id"]), reverse=True)
-    leading = [run["id"] for _, _, ranked in summary.rank(runs) for run in ranked[:5]]
+    leading = [run["id"] for ranking in summary.rank(runs) for run in ranking.runs[:5]]
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
     best, differing = summary.describe_best(runs), reading.differing_keys(runs)
     for run in runs:

@@ -6,6 +6,7 @@ fields named here are read, so nothing else that lies in a folder can reach the 
 """
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from common.analysis.predictions import Predictions
-from common.analysis.report import Report, Thumbnails, UnknownVersion
+from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
+from common.base.files import sha256_of
 from common.base.records import read_record, read_yaml
 from common.base.text import path_word
 from common.config import GROUP_OF, SETS_APART
 from common.export.card import card_of_run
-from common.runs.find import is_folder, is_run
+from common.runs.find import is_file, is_folder, is_run
 from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
 from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
 
@@ -39,7 +41,6 @@ FACTS = {
     "train_size": "Training images",
     "validation_size": "Validation images",
     "classes": "Classes",
-    "epoch": "Epochs done",
     "step": "Steps done",
     "averaged": "The mean of",
     "version": "Code version",
@@ -48,11 +49,12 @@ FACTS = {
 STATUS = {
     "finished": "Training ended as planned.",
     "running": "Still training.",
-    "interrupted": "It was stopped by Ctrl-C or a signal, and saved its state.",
+    "interrupted": "It was stopped before its end, by a signal such as Ctrl-C or by --max_minutes.",
     "failed": "It ended with an error.",
     "crashed": "Its process is gone and never said that it ended: it was killed, or the machine stopped.",
     "unknown": "It left no summary: it died before its first save, or summary.json was lost.",
 }
+EARLY = "--patience ended it: it had not become better for that many epochs."
 NAMES = ("name", "superclass")  # of a class: the page has them as lists
 
 
@@ -160,21 +162,26 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
 
     started = summary.started
     times = [row["time"] for row in rows if number(row.get("time")) is not None]
-    seconds = number(summary.seconds) or (max(times) - min(times) if times else None)
+    began = started or min(times, default=None)
+    seconds = summary.seconds or (max(times) - began if times and began else None)
     status = part(folder.summary, lambda _: run_state(folder), "unknown") if summary != Summary() else "unknown"
     best_epoch, best_accuracy = best_of(summary, rows)
     run = _plain_run(folder, problems) | {
         "status": status if status in STATUS else "unknown",
-        "status_text": STATUS.get(status, STATUS["unknown"]),
+        "status_text": EARLY
+        if status == "finished" and summary.stopped_early
+        else STATUS.get(status, STATUS["unknown"]),
         "error": summary.error if status == "failed" else None,
         "config": config,
         "data": str(config.get("data_dir") if config.get("dataset") == "folder" else config.get("dataset", "?")),
-        "facts": {label: plain(value) for key, label in FACTS.items() if (value := getattr(summary, key)) is not None},
-        "started": started or min(times, default=None),
-        "seconds": number(seconds),
+        "facts": {label: plain(value) for key, label in FACTS.items() if (value := getattr(summary, key)) is not None}
+        | ({} if (epochs := epochs_done(summary, rows)) is None else {"Epochs done": epochs}),
+        "validated_on": validated_on(folder, split, config),
+        "started": began,
+        "seconds": number(seconds) or None,
         "best_epoch": best_epoch,
         "validation_accuracy": best_accuracy,
-        "curves": curves_of(rows, started or min(times, default=0.0)),
+        "curves": curves_of(rows, began or 0.0),
         "report": report,
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
@@ -197,6 +204,7 @@ def _plain_run(folder: RunFolder, problems: list[str]) -> dict[str, Any]:
         "config": {},
         "data": "?",
         "facts": {},
+        "validated_on": None,
         "started": None,
         "seconds": None,
         "best_epoch": None,
@@ -227,6 +235,26 @@ def best_of(summary: Summary, rows: list[dict[str, Any]]) -> tuple[float | None,
     return (best[1], best[0]) if best else (None, None)
 
 
+def validated_on(folder: RunFolder, split: Split | None, config: dict[str, Any]) -> str | None:
+    """Of two runs the same where both were validated on the same images with the same labels; None where that is not known.
+
+    One's own photos are decoded to a size, so that the digest of their pixels says nothing about runs of several sizes."""
+    if split is None or not split.validation:
+        return None
+    fixes = sha256_of(folder.label_fixes) if is_file(folder.label_fixes) else config.get("label_fixes")
+    pixels = split.digest if split.dataset != "folder" else None
+    about = (split.dataset, pixels, split.classes, split.train_size, split.validation, split.validation_folder, fixes)
+    return hashlib.sha256(repr(about).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def epochs_done(summary: Summary, rows: list[dict[str, Any]]) -> float | None:
+    """Whole epochs, and of a run that has not done one the part that it has; None where it has trained nothing that is known."""
+    if summary.epoch:
+        return summary.epoch
+    logged = [float(row["epoch"]) for row in rows if _finite(row.get("epoch"))]
+    return round(max(logged), 2) or None if logged else None
+
+
 def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]]:
     """`[{"step", "epoch", "minutes", "values": {key: list}}, …]` by epoch and by batch, lists of equal length in each."""
     tables = []
@@ -255,19 +283,28 @@ def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
 def shown_of(report: Report) -> dict[str, Any]:
     """What the page shows: long lists cut, numbers shortened, the matrix as sparse `[true, predicted, count]` cells."""
     calibration = plain(dataclasses.asdict(report.calibration))
+    if not report.calibration.found:
+        calibration |= {"temperature": None, "ece_after": None, "nll_after": None, "bins_after": None}
     return {
         **{
             key: plain(getattr(report, key)) for key in ("split", "classes", "superclasses", "superclass_of", "metrics")
         },
-        "per_class": [
-            {key: value for key, value in plain(vars(row)).items() if key not in NAMES} for row in report.per_class
-        ],
+        "per_class": [scores_of(row) for row in report.per_class],
+        "beats_chance": report.beats_chance,
         "cells": [[i, j, count] for i, row in enumerate(report.confusion) for j, count in enumerate(row) if count],
         "confused": [[pair.true, pair.predicted, pair.count] for pair in report.confused[:100]],
         "calibration": {**calibration, "bins_after": calibration["bins_after"] or []},
         "label_issues": [plain(vars(issue)) for issue in report.label_issues[:60]],
         "overlapping": [plain(vars(pair)) for pair in report.overlapping_classes[:30]],
     }
+
+
+def scores_of(row: ClassScores) -> dict[str, Any]:
+    """A class's numbers without its names; None for what is about no image: recall without images of it, precision where nothing was
+    taken for it."""
+    numbers = {key: value for key, value in plain(vars(row)).items() if key not in NAMES}
+    unknown = {"recall": not row.support, "precision": not row.predicted, "f1": not (row.support or row.predicted)}
+    return {key: None if unknown.get(key.partition("_")[0]) else value for key, value in numbers.items()}
 
 
 def read_shown(path: Path) -> list[dict[str, Any]]:
@@ -348,7 +385,7 @@ def next_commands(
         commands.append(("Go on where it stopped", folder.command("train.py", "--resume", folder.id)))
     if run["report"] is None and folder.best.exists():
         commands.append((f"Measure it on the {flags[-1] if flags else 'test'} set", run["evaluate"]))
-    if folder.best.exists():
+    if folder.best.exists() and not (run["report"] and run["report"].errors.total == 0):
         errors = folder.command("visualize.py", "--checkpoint", folder.id, "--which", "errors", *flags)
         commands.append(("See its surest mistakes", errors))
     if any(job.mode == "offline" for job in tracking.runs):

@@ -1,15 +1,21 @@
 """What the numbers mean, in plain sentences. Pure: the runs that `reading` read in, text out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from common.analysis.report import Answers, Bin, Comparison, Duplicates, Report, Threshold
+from common.analysis.answers import LIKE
+from common.analysis.metrics import wilson_interval
+from common.analysis.recipes import same_images
+from common.analysis.report import Answers, Bin, ClassScores, Comparison, Duplicates, Report, Threshold
 from common.base.text import counted
 from common.dashboard.reading import differing_keys
 
 Run = dict[str, Any]  # its "report" is a `Report` or None
 SMALL_ECE, LARGE_ECE = 0.02, 0.05  # below: stated confidence can be taken at its word; above: it cannot
+FEW = 100  # images: of fewer, calibration errors such as these are chance
 DIFFERENCES_TOLD = 6
+CLASSES_TOLD = 10
 
 
 def percent(share: float | None) -> str:
@@ -23,7 +29,13 @@ def listed(items: list[str]) -> str:
 
 
 def setting(run: Run, key: str) -> str:
-    return str(run["config"].get(key))
+    value = run["config"].get(key)
+    return "none" if value is None else str(value)
+
+
+def surely(successes: float, trials: float, chance: float) -> bool:
+    """Whether a share is above what chance gives, by its 95 % interval."""
+    return bool(wilson_interval(successes, trials)[0] > chance)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -55,8 +67,11 @@ def how_good(run: Run) -> str:
         if validation is None:
             return "Not known yet: it was neither validated nor tested."
         epoch = "" if run["best_epoch"] is None else f", after epoch {run['best_epoch']:g}"
+        text = f"Right on {percent(validation)} of the validation images at its best{epoch}."
+        if not beats_baseline(run, "validation"):
+            text += f" Naming one class for all of them gives at least {percent(1 / run['facts']['Classes'])}, which it does not surely beat."
         return (
-            f"Right on {percent(validation)} of the validation images at its best{epoch}. It is not tested yet; "
+            f"{text} It is not tested yet; "
             f"expect a little less there, because the best epoch was chosen by {chosen_by(run)}."
         )
     metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
@@ -71,13 +86,20 @@ def how_good(run: Run) -> str:
     )
     if balanced is not None:
         text += f" If every class counted the same, on {percent(balanced)} (balanced accuracy)."
-    if top5 is not None and classes > 5:
+    total, support = report.dataset.size, sorted((row.support for row in report.per_class), reverse=True)
+    if top5 is not None and classes > 5 and surely(top5 * total, total, sum(support[:5]) / max(1, sum(support))):
         text += f" The right class is among its first five in {percent(top5)}."
-    if superclass is not None:
+    if superclass is not None and surely(superclass * total, total, largest_superclass(report)):
         text += f" It finds the right superclass in {percent(superclass)}."
     if validation is not None:
         text += f" On validation it had {percent(validation)}."
     return text
+
+
+def largest_superclass(report: Report) -> float:
+    """Its share of the images: how often naming it for all of them is right."""
+    rows = report.superclass_confusion or [[1]]
+    return max(map(sum, rows)) / max(1, sum(map(sum, rows)))
 
 
 def seen_before(found: Duplicates) -> str:
@@ -87,6 +109,8 @@ def seen_before(found: Duplicates) -> str:
     if not found.count:
         return f"No: none of them is in train or validation, pixel by pixel{nearly}."
     how = f"{found.exact} pixel by pixel" + ("" if found.near is None else f", {found.near} nearly")
+    if found.accuracy_without is None:
+        return f"All of them ({how}): nothing is left to measure it by honestly."
     low, high = percent(found.accuracy_without_low), percent(found.accuracy_without_high)
     text = (
         f"{found.count} of them ({how}). Without those it is right on {percent(found.accuracy_without)} (95 % interval {low} to {high}): "
@@ -101,9 +125,8 @@ def seen_before(found: Duplicates) -> str:
 
 def baseline(report: Report) -> str:
     """What an answer that looks at no image gives."""
-    largest, share = report.baseline
-    text = f"always answering {largest!r} gives {percent(share)}"
-    return text if report.accuracy_interval[0] > share else f"{text}, which it does not surely beat"
+    text = f"always answering {report.baseline_answer} gives {percent(report.baseline[1])}"
+    return text if report.beats_baseline else f"{text}, which it does not surely beat"
 
 
 def chosen_by(run: Run) -> str:
@@ -113,43 +136,93 @@ def chosen_by(run: Run) -> str:
 
 
 def failing_classes(report: Report) -> str:
-    lost = [row.name for row in report.failing]
-    never = f"Never found: {listed(lost)}. " if lost else ""
-    found = sorted((row.recall, name) for name, row in zip(report.classes, report.per_class, strict=True))
-    count = min(5, max(1, len(found) // 2))
-    worst, best = ([f"{name} ({percent(recall)})" for recall, name in part]
-                   for part in (found[:count], found[::-1][: min(3, count)]))  # fmt: skip
-    return f"{never}Found least often: {listed(worst)}. Most often: {listed(best)}. (Share of the class's images: its recall.)"
+    """Classes of which there are images alone; praise only of what surely beats naming that class as often, but blindly."""
+    if not report.errors.total:
+        return "None: every image of every class was found."
+    lost, total = report.failing, sum(row.support for row in report.per_class)
+    rows = [(row, name) for row, name in zip(report.per_class, report.classes, strict=True) if row.support]
+    partly = sorted(((row, name) for row, name in rows if 0 < row.recall < 1), key=lambda pair: pair[0].recall)
+    known = [(row, name) for row, name in rows if row.recall and row.recall_low > row.predicted / total]
+    best = sorted(known, key=lambda pair: -pair[0].recall)[: min(3, max(1, len(rows) // 2))]
+    told = [f"Never found: {listed([row.name for row in lost])}."] if lost else []
+    weak = sum(row.recall < 0.5 for row, _ in partly)
+    worst = untied(partly, min(CLASSES_TOLD, max(5, weak), max(weak, len(rows) - len(best))))
+    if worst:
+        more = f", and {weak - len(worst)} more in less than half of their images" * (weak > len(worst))
+        told.append(f"Found least often: {recalls(worst)}{more}.")
+    elif partly:
+        told.append(f"{len(partly)} classes are found less than always, and none of them stands out.")
+    best = [pair for pair in best if not worst or pair[0].recall > worst[-1][0].recall]
+    if best:
+        told.append(f"Most often: {recalls(best)}.")
+    return " ".join([*told, "(Share of the class's images: its recall.)"] if worst or best else told)
+
+
+def recalls(rows: list[tuple[ClassScores, str]]) -> str:
+    return listed([f"{name} ({percent(row.recall)})" for row, name in rows])
+
+
+def untied(rows: list[tuple[ClassScores, str]], limit: int) -> list[tuple[ClassScores, str]]:
+    """The first `limit`, and those that are found as rarely as the last of them, unless these are more than as many again: then none of
+    them."""
+    if len(rows) <= limit:
+        return rows
+    last = rows[limit - 1][0].recall
+    through = [pair for pair in rows if pair[0].recall <= last]
+    return through if len(through) <= 2 * limit else [pair for pair in rows if pair[0].recall < last]
 
 
 def confusions(report: Report) -> str:
     classes, errors = report.classes, report.errors
+    if not errors.total:
+        return "It made no mistake on these images."
+    named = [name for row, name in zip(report.per_class, classes, strict=True) if row.predicted]
+    if len(named) == 1:
+        return f"It takes every image for {named[0]}."
+    told = report.most_confused(4)
     pairs = [
         f"{classes[pair.true]} for {classes[pair.predicted]} ({pair.count} of {sum(report.confusion[pair.true])})"
-        for pair in report.confused[:4]
+        for pair in told
     ]
     if not pairs:
-        return "It made no mistake on these images."
-    text = f"It most often takes {listed(pairs)}."
-    if errors.inside_superclass is not None and errors.total:
+        text = f"No two classes stand out: none is taken for another more than {counted(report.confused[0].count, 'time')}."
+    elif sum(pair.count for pair in told) == errors.total:
+        text = f"It takes {listed(pairs)}; these are all of its mistakes."
+    else:
+        text = f"It most often takes {listed(pairs)}."
+    if errors.inside_superclass is not None and surely(
+        errors.inside_superclass, errors.total, inside_by_chance(report)
+    ):
         text += f" {percent(errors.inside_superclass / errors.total)} of its errors stay in the right superclass."
     return text
+
+
+def inside_by_chance(report: Report) -> float:
+    """The share of errors that would stay in the right superclass if each went to any wrong class alike."""
+    of, others = report.superclass_of or [], max(1, len(report.classes) - 1)
+    errors = [sum(row) - row[label] for label, row in enumerate(report.confusion)]
+    inside = sum(count * (of.count(of[label]) - 1) / others for label, count in enumerate(errors))
+    return inside / max(1, sum(errors))
 
 
 def confidence(report: Report) -> str:
     calibration = report.calibration
     ece, after, temperature = calibration.ece, calibration.ece_after, calibration.temperature
     off = f"its confidence and its accuracy differ by {percent(ece)} on average (expected calibration error)."
+    if not report.beats_chance:
+        return f"There is nothing to trust: its answers are not surely better than blind ones; {off}"
+    if report.dataset.size < FEW:
+        return f"Not known: {counted(report.dataset.size, 'image')} are too few to tell; there {off}"
     if ece < SMALL_ECE:
         text = f"Yes: {off}"
     else:
         word = "Roughly" if ece < LARGE_ECE else "No"
         lean = "surer than it should be" if overconfident(calibration.bins) else "too modest"
         text = f"{word}: {off} It is {lean}."
-    if after is not None and temperature is not None:
+    if after is not None and temperature is not None and calibration.found:
         text += (
             f" Dividing its logits by {temperature:.2f} (fitted on validation) brings that to {percent(after)}."
-            if calibration.improved
+            if calibration.improved and percent(after) != percent(ece)
             else f" A temperature fitted on validation ({temperature:.2f}) does not improve it."
         )
     return text
@@ -159,8 +232,11 @@ def when_unsure(answers: Answers) -> str:
     if not answers.thresholds:
         return f"Not known: {answers.note}."
     text = " ".join(map(answering, answers.thresholds)) + f" (Thresholds {answers.note}.)"
-    if answers.unlike is not None:
+    images = answers.curve[-1].count if answers.curve else 0
+    if answers.unlike is not None and surely(answers.unlike * images, images, 1 - LIKE):
         text += f" {percent(answers.unlike)} of these images count as unlike anything seen, by their energy."
+    if all(row.confidence is None for row in answers.thresholds):
+        return text
     return f"{text} python predict.py --min_accuracy marks what it should not answer."
 
 
@@ -181,6 +257,8 @@ def overconfident(bins: Sequence[Bin]) -> bool:
 
 def compared(comparison: Comparison) -> str:
     low, high = comparison.difference_low, comparison.difference_high
+    if not comparison.only_this and not comparison.only_other:
+        return f"Neither is better: both are right on the same images, {percent(comparison.accuracy)} of them."
     verdict = "Chance may explain the difference" if low <= 0 <= high else "Yes" if low > 0 else "No, worse"
     return (
         f"{verdict}: {percent(comparison.accuracy)} against {percent(comparison.other_accuracy)} on the same images, "
@@ -192,6 +270,19 @@ def compared(comparison: Comparison) -> str:
 # --- all runs ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The runs on some data that were measured on the same images with the same labels."""
+
+    data: str
+    split: str
+    """`test` or `validation`"""
+    runs: list[Run]
+    """the best first"""
+    apart: int
+    """how many more were measured on other images or labels, and don't compete"""
+
+
 def measured(run: Run, split: str) -> float | None:
     """The accuracy by which runs are ranked."""
     report: Report | None = run["report"]
@@ -200,40 +291,78 @@ def measured(run: Run, split: str) -> float | None:
     return run["validation_accuracy"]
 
 
-def rank(runs: list[Run]) -> list[tuple[str, str, list[Run]]]:
-    """`[(data, "test" | "validation", runs best first), …]`: only runs measured on the same images compete.
+def same_measure(run: Run, other: Run, split: str) -> bool:
+    """Whether both were measured on the same images with the same labels, as far as is known."""
+    if split == "validation":
+        return run["validated_on"] is not None and run["validated_on"] == other["validated_on"]
+    size = {r["config"].get("image_size") for r in (run, other)}
+    return same_images(run["report"], other["report"], same_size=len(size) == 1)
+
+
+def rank(runs: list[Run]) -> list[Ranking]:
+    """One for each data set: only runs measured on the same images with the same labels compete.
 
     The runs tested compete on the test set. Where fewer than two are, all compete on validation, because otherwise the
-    one that was tested would win by being alone.
+    one that was tested would win by being alone. Of several kinds of images the one that most runs have counts.
     """
-    ranking = []
+    rankings = []
     for data in dict.fromkeys(run["data"] for run in runs):
         of_split = {
             split: _ranked([run for run in runs if run["data"] == data], split) for split in ("test", "validation")
         }
-        tested = len(of_split["test"]) > 1 or (of_split["test"] and len(of_split["validation"]) < 2)
+        tested = len(of_split["test"][0]) > 1 or (of_split["test"][0] and len(of_split["validation"][0]) < 2)
         split = "test" if tested else "validation"
-        if of_split[split]:
-            ranking.append((data, split, of_split[split]))
-    return ranking
+        ranked, apart = of_split[split]
+        if ranked:
+            rankings.append(Ranking(data, split, ranked, apart))
+    return rankings
 
 
-def _ranked(runs: list[Run], split: str) -> list[Run]:
+def _ranked(runs: list[Run], split: str) -> tuple[list[Run], int]:
+    """The largest set of comparable runs, best first, and how many are left out."""
     scored = [(score, run) for run in runs if (score := measured(run, split)) is not None]
-    return [run for _, run in sorted(scored, key=lambda pair: -pair[0])]
+    alike: list[list[tuple[float, Run]]] = []
+    for pair in scored:
+        home = next((some for some in alike if same_measure(some[0][1], pair[1], split)), None)
+        alike.append([pair]) if home is None else home.append(pair)
+    most = max(alike, key=len, default=[])
+    return [run for _, run in sorted(most, key=lambda pair: -pair[0])], len(scored) - len(most)
 
 
-def describe_best(runs: list[Run]) -> list[dict[str, str]]:
-    """For each data set `{"run", "text"}`: the best run, and what set it apart."""
+def beats_baseline(run: Run, split: str) -> bool:
+    """Whether it is surely right more often than one answer for all images; true where that is not known."""
+    if split == "test":
+        return bool(run["report"].beats_baseline)
+    count, images = (run["facts"].get(key) for key in ("Classes", "Validation images"))
+    accuracy = measured(run, "validation")
+    return not (count and images and accuracy is not None) or surely(accuracy * images, images, 1 / count)
+
+
+def describe_best(runs: list[Run]) -> list[dict[str, Any]]:
+    """For each data set `{"run", "text"}`: the best run, and what set it apart. `run` is None where none can be called the best."""
     found = []
-    for data, split, ranked in rank(runs):
-        best = ranked[0]
-        text = f"is right on {percent(measured(best, split))} of the {split} images of {data}"
-        if len(ranked) > 1:
-            text += f", the best of {len(ranked)} runs. {set_apart(ranked, split)}"
+    for ranking in rank(runs):
+        data, split, ranked, apart = ranking.data, ranking.split, ranking.runs, ranking.apart
+        best, named = ranked[0], f"the {split} images of {data}"
+        others = (
+            f" {counted(apart, 'more run')} had other {split} images or labels, and {'does' if apart == 1 else 'do'} not compete."
+            * bool(apart)
+        )
+        name: str | None = best["id"]
+        if len(ranked) == 1 and apart:
+            name = None
+            text = f"No two of the {apart + 1} runs on {data} were measured on the same {split} images and labels, so that none is known to be the best."
+        elif not beats_baseline(best, split):
+            name = None
+            text = (
+                f"No run surely beats one answer for all of {named}: {best['id']}, with the highest accuracy, is right on "
+                f"{percent(measured(best, split))}.{others}"
+            )
+        elif len(ranked) == 1:
+            text = f"is right on {percent(measured(best, split))} of {named}; no other run was measured on them."
         else:
-            text += "; no other run was measured on them."
-        found.append({"run": best["id"], "text": text})
+            text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} runs. {set_apart(ranked, split)}{others}"
+        found.append({"run": name, "text": text})
     return found
 
 
@@ -246,15 +375,18 @@ def set_apart(ranked: list[Run], split: str) -> str:
     elif split == "test":
         (low, _), (_, high) = best["report"].accuracy_interval, second["report"].accuracy_interval
         text += ": so close that chance may explain it" if low <= high else ""
-    keys = differing_keys([best, second])
+    keys = [key for key in differing_keys([best, second]) if key != "seed"]
     changes = [f"{key} {setting(best, key)} instead of {setting(second, key)}" for key in keys[:DIFFERENCES_TOLD]]
-    text += f". The best one used {listed(changes)}." if changes else ". Both had the same settings."
+    same = "Both had the same settings" + " but the seed" * (setting(best, "seed") != setting(second, "seed"))
+    text += f". It used {listed(changes)}." if changes else f". {same}."
     if len(keys) > DIFFERENCES_TOLD:
         text += f" {len(keys) - DIFFERENCES_TOLD} more settings differ."
     alone = [
         f"{key} {setting(best, key)}"
         for key in differing_keys(ranked)
-        if all(setting(run, key) != setting(best, key) for run in ranked[1:])
+        if key != "seed"
+        and best["config"].get(key) is not None
+        and all(setting(run, key) != setting(best, key) for run in ranked[1:])
     ]
     if alone and len(ranked) > 2:
         text += f" No other run had {listed(alone[:DIFFERENCES_TOLD])}."

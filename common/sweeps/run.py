@@ -69,7 +69,7 @@ def run_trials(local: LocalSweep, count: float, workers: int, interrupt: Interru
         for trial in list(running):
             ended = trial.process.poll() is not None  # asked first: all that it logged is then there to be read
             for step, value in local.look_at(trial):
-                tell(trial, f"{local.sweep.metric} {value:.4f} at {step}")
+                tell(trial, f"{local.sweep.metric} {value:.4f}, number {step} of it")
             if ended:
                 state = local.settle(trial)
                 local.save_records()

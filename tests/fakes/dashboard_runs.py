@@ -18,7 +18,7 @@ from common.runs.folder import RunFolder
 CLASSES = tuple(f"{kind}{n}" for kind in ("cat", "dog", "car", "boat") for n in (1, 2, 3))
 SUPERCLASSES = ("pets", "vehicles")
 SUPERCLASS_OF = tuple(0 if name.startswith(("cat", "dog")) else 1 for name in CLASSES)
-STARTED = 1_750_000_000.0
+STARTED = 1_750_123_456.75  # seconds since 1970; five digits of it would be hours off
 
 
 def make_run(

@@ -267,11 +267,11 @@ def test_the_best_run_and_what_set_it_apart(runs_dir: Path) -> None:
 def test_runs_on_other_data_do_not_compete(runs_dir: Path) -> None:
     runs = [reading.read_run(runs_dir / name) for name in ("poor", "middle", "good")]
     runs[0]["data"] = "digits"
-    assert [(data, split, [run["id"] for run in ranked]) for data, split, ranked in summary.rank(runs)] == [
+    assert [(some.data, some.split, [run["id"] for run in some.runs]) for some in summary.rank(runs)] == [
         ("digits", "test", ["poor"]), ("cifar100", "test", ["good", "middle"]),
     ]  # fmt: skip
     runs[1]["report"] = None  # with one run tested, validation is what both have
-    assert summary.rank(runs)[1][1] == "validation"
+    assert summary.rank(runs)[1].split == "validation"
 
 
 def test_answers_name_the_numbers_of_the_report(runs_dir: Path) -> None:
