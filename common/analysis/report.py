@@ -12,7 +12,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from common.base.errors import UserError
-from common.base.records import read_record, write_record
+from common.base.records import parse_record, read_whole, write_record
 from common.runs.find import find_run
 from common.runs.folder import RUNS_DIR
 
@@ -431,13 +431,14 @@ class Report(Analysis):
             folder = find_run(runs_dir, str(run), "Report.load:")
             there = [folder.evaluated(split).report for split in ("test", "validation")]
             path = next((file for file in there if file.exists()), there[0])
-        version = read_record(path, _Versioned).version
+        data = read_whole(path)
+        version = parse_record(data, _Versioned, path).version
         if not 1 <= version <= VERSION:
             raise UnknownVersion(
                 f"{path} is of version {version}, and this code reads up to {VERSION}; "
                 "update the code, or run evaluate.py on that run again"
             )
-        return read_record(path, Report)
+        return parse_record(data, Report, path)
 
     def save(self, path: Path) -> None:
         write_record(path, self)

@@ -4,6 +4,7 @@ A file may be a stranger's, so what comes back is what the dataclass says, or th
 """
 
 import math
+import re
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ LONGEST_JSON = 1 << 28  # bytes; the report of a thousand classes has 10 million
 LONGEST_YAML = 1 << 20
 LARGEST_INTEGER = 2**63 - 1  # what NumPy and SQLite hold; a JSON file may have one of 4,300 digits
 YAML_VALUES, YAML_DEPTH = 10_000, 100  # at most: a few lines of aliases stand for billions of values
+_SHAPE = bytes.maketrans(b"123456789E", b"000000000e")  # every digit a 0
+_LONG = re.compile(b"0" * 19 + b"0*")
 
 
 @cache
@@ -31,12 +34,16 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 
     Errors: `UserError` naming the file, and the first field that is missing or of another type.
     """
+    return parse_record(read_whole(path), kind, path)
+
+
+def read_whole(path: Path) -> bytes:
+    """What `parse_record` reads. Errors: `UserError` naming the file."""
     try:
-        data = read_file(path, LONGEST_JSON)
+        return read_file(path, LONGEST_JSON)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} can't be read as JSON: {reason}") from error
-    return parse_record(data, kind, path)
 
 
 def parse_record(data: bytes, kind: type[Record], source: Path | str) -> Record:
@@ -45,7 +52,9 @@ def parse_record(data: bytes, kind: type[Record], source: Path | str) -> Record:
     from pydantic_core import from_json
 
     try:
-        _check_plain(from_json(data, allow_inf_nan=False))  # what follows takes NaN, which no writer of ours makes
+        values = from_json(data, allow_inf_nan=False)  # what follows takes NaN, which no writer of ours makes
+        if _may_hold_large_numbers(data):
+            _check_plain(values)
         return cast(Record, _adapter(cast(Any, kind)).validate_json(data, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -54,6 +63,14 @@ def parse_record(data: bytes, kind: type[Record], source: Path | str) -> Record:
         raise UserError(f"{source} can't be read: {where}: {what}") from None
     except ValueError as error:
         raise UserError(f"{source} can't be read as JSON: {error}") from None
+
+
+def _may_hold_large_numbers(data: bytes) -> bool:
+    """No where all whole parts of the JSON's numbers are shorter than 19 digits and all exponents than 3: below 2**63, and far below a
+    float's largest. Asked first, since walking through a report takes longer than all else that is done with it."""
+    shape = data.translate(_SHAPE)
+    whole = any(shape[run.start() - 1 : run.start()] != b"." for run in _LONG.finditer(shape))
+    return whole or b"e000" in shape or b"e+000" in shape
 
 
 def _check_plain(value: Any, most: float = math.inf) -> None:

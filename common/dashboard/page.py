@@ -64,7 +64,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
     best, differing = summary.describe_best(runs), reading.differing_keys(runs)
     for run in runs:
-        run["report"] = reading.shown_of(run["report"]) if run["report"] else None
+        run["report"] = run.pop("shown")
     return {
         "runs_dir": str(runs_dir),
         "built": time.time(),
@@ -81,11 +81,12 @@ def described(path: Path) -> dict[str, Any]:
     run = reading.read_run(path)
     try:
         run["answers"] = summary.describe_run(run)
-        json_for_script({**run, "report": run["report"] and reading.shown_of(run["report"])})
+        run["shown"] = reading.shown_of(run["report"]) if run["report"] else None
+        json.dumps({**run, "report": None}, allow_nan=False)
         return run
     except Exception:
         run = reading.damaged_run(path)
-        return {**run, "answers": summary.describe_run(run)}
+        return {**run, "answers": summary.describe_run(run), "shown": None}
 
 
 def first_run(runs_dir: Path) -> str:

@@ -48,9 +48,10 @@ def code(text: object) -> str:
 # --- what is known ----------------------------------------------------------------------------------------------------
 
 
-def about_run(folder: RunFolder) -> Metadata:
-    """What its best weights say of themselves, without reading them. Errors: `UserError` naming the file that can't be read."""
-    config, split = load_config(folder), folder.read_split()
+def about_run(folder: RunFolder, config: TrainConfig | None = None) -> Metadata:
+    """What its best weights say of themselves, without reading them. config: the run's, where it is read already. Errors: `UserError`
+    naming the file that can't be read."""
+    config, split = config or load_config(folder), folder.read_split()
     images = config.images
     try:
         return Metadata(
@@ -73,13 +74,14 @@ def card(
     report: Report | None,
     file: str = WEIGHTS_FILE,
     accuracy: float | None = None,
+    config: TrainConfig | None = None,
 ) -> str:
     """All that is known of the weights that `about` describes, of the run in `folder`, which may be missing.
 
     report: of these very weights; None: they were not evaluated. file: what the lines that load them read.
-    accuracy: on the validation images, where summary.json does not say it yet.
+    accuracy: on the validation images, where summary.json does not say it yet. config: the run's, where it is read already.
     """
-    config = _config(folder)
+    config = config or _config(folder)
     parts = [
         _what(about),
         _data(about, folder, report),
@@ -96,7 +98,8 @@ def card(
 def card_of_run(folder: RunFolder, report: Report | None = None, accuracy: float | None = None) -> str | None:
     """The card of a run's best weights; None where the run's folder does not say enough."""
     try:
-        return card(about_run(folder), folder, report, accuracy=accuracy)
+        config = load_config(folder)
+        return card(about_run(folder, config), folder, report, accuracy=accuracy, config=config)
     except UserError:
         return None
 
