@@ -120,7 +120,7 @@ def save_files(
             stale.unlink(missing_ok=True)
         predictions.save(folder.predictions)
         write_atomic(folder.text, as_text(report, predictions) + "\n")
-        drawn = figures.of_report(report, images, None if seen is None else seen.images.numpy())
+        drawn = figures.of_report(report, images, None if seen is None else seen.images.numpy(), predictions)
         files = {name: f"{name}.png" for name in drawn}
         for name, figure in drawn.items():
             drawing.save(figure, folder.path / files[name])

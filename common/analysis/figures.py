@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.analysis.predictions import Predictions
 from common.analysis.report import (
     Answers,
     Calibration,
@@ -279,12 +280,16 @@ NAMES = ("confusion", "reliability", "answers", "superclasses", "confused", "lab
 
 
 @own_style()
-def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> dict[str, Figure]:
+def of_report(
+    report: Report, images: NDArray, seen: NDArray | None = None, predictions: Predictions | None = None
+) -> dict[str, Figure]:
     """All figures of an evaluation by their `NAMES`, without those that would be empty.
 
-    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into; seen: those of train, for the duplicates.
+    images: uint8 (N, 3, H, W), the dataset's, which the report's indices point into; seen: those of train, for the duplicates;
+    predictions: those that the report is of, for the captions.
     """
     classes, superclasses = report.classes, report.superclasses
+    said = _said(predictions) if predictions else {}
     figures = {
         "confusion": confusion(np.array(report.confusion), classes, superclasses, report.superclass_of),
         "reliability": reliability(report.calibration),
@@ -294,22 +299,34 @@ def of_report(report: Report, images: NDArray, seen: NDArray | None = None) -> d
     if superclasses:
         figures["superclasses"] = confusion(np.array(report.superclass_confusion), superclasses, title="Superclasses")
     if report.confused:
-        figures["confused"] = _of_confused(report.confused[:PAIRS_DRAWN], classes, images)
+        figures["confused"] = _of_confused(report.confused[:PAIRS_DRAWN], classes, images, said)
     if report.label_issues:
         figures["label_issues"] = _of_label_issues(report.label_issues, classes, images)
     if report.duplicates and report.duplicates.pairs and seen is not None:
         figures["duplicates"] = _of_duplicates(report, report.duplicates, images, seen)
     if report.comparison and (report.comparison.only_this_images or report.comparison.only_other_images):
-        figures["comparison"] = _of_comparison(report.comparison, images)
+        figures["comparison"] = _of_comparison(report.comparison, classes, images, said)
     return figures
 
 
-def _of_confused(pairs: Sequence[ConfusedPair], classes: Sequence[str], images: NDArray) -> Figure:
+def _said(predictions: Predictions) -> dict[int, tuple[int, int, float]]:
+    """Image → its label, what it was taken for, and with what confidence."""
+    columns = predictions.labels, predictions.predicted, predictions.confidences
+    rows = zip(predictions.indices.tolist(), *(column.tolist() for column in columns), strict=True)
+    return {index: (label, guess, sure) for index, label, guess, sure in rows}
+
+
+def _of_confused(
+    pairs: Sequence[ConfusedPair],
+    classes: Sequence[str],
+    images: NDArray,
+    said: dict[int, tuple[int, int, float]],
+) -> Figure:
     rows = [
         (
             f"{classes[pair.true]} taken for {classes[pair.predicted]}: {counted(pair.count, 'image')}, "
             f"{pair.share:.0%} of its class",
-            [Tile(images[index]) for index in pair.images],
+            [Tile(images[index], f"{said[index][2]:.0%} sure" if index in said else "") for index in pair.images],
         )
         for pair in pairs
     ]
@@ -361,11 +378,20 @@ def _spread(pairs: Sequence[DuplicatePair], count: int) -> list[DuplicatePair]:
     return [pairs[round(i * (len(pairs) - 1) / (count - 1))] for i in range(count)]
 
 
-def _of_comparison(comparison: Comparison, images: NDArray) -> Figure:
+def _of_comparison(
+    comparison: Comparison, classes: Sequence[str], images: NDArray, said: dict[int, tuple[int, int, float]]
+) -> Figure:
+    def tile(index: int) -> Tile:
+        if index not in said:
+            return Tile(images[index])
+        label, guess, sure = said[index]
+        caption = f"true: {shortened(classes[label])}\nhere: {shortened(classes[guess])} ({sure:.0%})"
+        return Tile(images[index], caption, label == guess)
+
     here = f"right here, wrong in {comparison.other}: {counted(comparison.only_this, 'image')}"
     there = f"wrong here, right in {comparison.other}: {counted(comparison.only_other, 'image')}"
     sides = [(here, comparison.only_this_images), (there, comparison.only_other_images)]
-    rows = [(name, [Tile(images[index]) for index in chosen[:IMAGES_A_SIDE]]) for name, chosen in sides if chosen]
+    rows = [(name, [tile(index) for index in chosen[:IMAGES_A_SIDE]]) for name, chosen in sides if chosen]
     return sheet(rows, "Images that one of the two alone gets right, the surest first", tile_inches=1.2)
 
 

@@ -1,6 +1,14 @@
 "use strict";
 // Numbers → Plotly charts. Colours come from the style sheet, so that a change of theme needs only a redraw.
 
+// Plotly lies compressed in the page, which is 3 MB smaller for it. Charts wait for it; all else does not.
+const plotly = (async () => {
+  if (!by_id("plotly")) return;  // a page without runs
+  const bytes = Uint8Array.from(atob(by_id("plotly").textContent), character => character.charCodeAt(0));
+  const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(el("script", {}, text));
+})();
+
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const line_style = i => ({color: css(`--line-${i % 7}`), dash: ["solid", "dash", "dot", "dashdot"][i % 4], width: 2});
 const narrow = () => window.innerWidth < 600;
@@ -10,17 +18,25 @@ const short = (text, length = 18) => safe(text.length > length ? `${text.slice(0
 const axis = (title, more = {}) => ({title: {text: title}, gridcolor: css("--edge"), zerolinecolor: css("--edge"), automargin: true, ...more});
 
 // `label` is what a screen reader says of the chart; everything it shows is also in a table or a sentence nearby.
-function draw(chart, label, traces, layout) {
+// Charts of another `shape` than before are begun anew: else a double click would go back to the first one's ranges.
+function draw(chart, label, traces, layout, on_click, shape) {
   chart.setAttribute("role", "img");
   chart.setAttribute("aria-label", label);
-  return chart.drawn = Plotly.react(chart, traces, {
+  const whole = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: {family: "system-ui, sans-serif", size: 13, color: css("--text")},
     margin: {l: 55, r: 15, t: 10, b: 45}, height: 340, dragmode: narrow() ? false : "zoom",
     hoverlabel: {bgcolor: css("--raised"), bordercolor: css("--edge"), font: {color: css("--text")}, namelength: -1},
     legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: {size: 12}},
     ...layout,
-  }, {displayModeBar: false, responsive: true});
+  };
+  return chart.drawn = plotly.then(async () => {
+    if (chart.drawn_shape !== shape) Plotly.purge(chart);
+    chart.drawn_shape = shape;
+    await Plotly.react(chart, traces, whole, {displayModeBar: false, responsive: true});
+    chart.removeAllListeners("plotly_click");
+    if (on_click) chart.on("plotly_click", on_click);
+  });
 }
 
 const CURVE_NAMES = {
@@ -85,9 +101,7 @@ function draw_matrix(chart, matrix, on_cell) {
       {type: "line", x0: at, x1: at, y0: -0.5, y1: end, line}, {type: "line", y0: at, y1: at, x0: -0.5, x1: end, line}]),
     xaxis: {...axis("taken for"), ...ticks, tickangle: few && names.every(name => name.length < 4) ? 0 : -90, tickfont: {size: 11}, showgrid: false, zeroline: false, range: [-0.5, end]},
     yaxis: {...axis("true"), ...ticks, tickfont: {size: 11}, showgrid: false, zeroline: false, range: [end, -0.5]},
-  });
-  chart.removeAllListeners("plotly_click");
-  chart.on("plotly_click", event => on_cell(Math.round(event.points[0].y), Math.round(event.points[0].x)));
+  }, event => on_cell(Math.round(event.points[0].y), Math.round(event.points[0].x)), names.length);
 }
 
 function draw_reliability(chart, calibration) {
@@ -138,9 +152,7 @@ function draw_trials(chart, sweep, open) {
     shapes: axes.map((_, i) => ({type: "line", x0: i, x1: i, y0: 0, y1: 1, line: {color: css("--edge"), width: 2}, layer: "below"})),
     xaxis: {tickvals: axes.map((_, i) => i), ticktext: axes.map(axis => short(axis.key, 22)), showgrid: false, zeroline: false, range: [-0.15, axes.length - 0.85]},
     yaxis: {visible: false, range: [-0.05, 1.05]},
-  });
-  chart.removeAllListeners("plotly_click");
-  chart.on("plotly_click", event => open(event.points[0].data.meta));
+  }, event => open(event.points[0].data.meta));
 }
 
 // Values → places in [0, 1]: numbers on a line (logarithmic where they span decades), anything else evenly spaced.

@@ -1,5 +1,7 @@
 """Run folders → the text of one HTML page that loads nothing from anywhere."""
 
+import base64
+import gzip
 import json
 import time
 from functools import lru_cache
@@ -131,7 +133,6 @@ def json_for_script(data: Any) -> Markup:
 
 @lru_cache(maxsize=1)
 def plotly_source() -> Markup:
-    """Plotly's browser code out of its Python package."""
-    source = package_file("plotly", "package_data", "plotly.min.js").read_text(encoding="utf-8")
-    assert "</script" not in source.lower()
-    return Markup(source)
+    """Plotly's browser code out of its Python package: in gzip, in base64, two fifths of its length."""
+    source = package_file("plotly", "package_data", "plotly.min.js").read_bytes()
+    return Markup(base64.b64encode(gzip.compress(source, mtime=0)).decode())

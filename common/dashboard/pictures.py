@@ -18,11 +18,13 @@ from common.dashboard.reading import attempt, named, read_tiles
 from common.runs.find import is_file
 from common.runs.folder import RunFolder
 
-PAGE_BYTES = 12_000_000  # of all images together, as text in the page
-RUN_BYTES = 5_000_000
+PAGE_BYTES = 3_400_000  # of the images of a few runs together, as text in the page
+LEAST_RUN_BYTES = 750_000  # where there are more
 LONGEST = 100_000_000  # bytes of a picture's file
 RUNS = 16  # shown with images; the rest have numbers alone
 PICTURES = 6  # PNGs of a run
+LONGEST_WEBP = 16383  # pixels a side
+LEAST_PIXELS = 32  # of the longer side, below which nothing can be seen
 DRAWN_BY_THE_PAGE = ("confusion", "superclasses", "reliability")  # figures it has an interactive version of
 
 
@@ -33,7 +35,7 @@ def add_pictures(runs: list[dict[str, Any]], folders: dict[str, Path]) -> None:
         for run in runs
         if run["report"] and run["report"].thumbnails or saved_pictures(RunFolder(folders[run["id"]]), run)
     ]
-    share = min(RUN_BYTES, PAGE_BYTES // max(1, min(len(illustrated), RUNS)))
+    share = max(LEAST_RUN_BYTES, PAGE_BYTES // max(1, min(len(illustrated), RUNS)))
     shown = [run["id"] for run in illustrated[:RUNS]]
     for run in runs:
         run["pictures"], run["thumbnails"], run["pictures_note"] = [], None, ""
@@ -66,6 +68,8 @@ def illustrate(run: dict[str, Any], folder: RunFolder, budget: int) -> None:
             run["thumbnails"] = {"src": source, "columns": thumbnails.columns, "rows": rows, "tiles": tiles}
             budget -= len(source)
     paths = saved_pictures(folder, run)
+    if run["thumbnails"]:  # the same images, which the page shows with more to say of each
+        paths = [path for path in paths if path != evaluated.path / run["report"].figures.get("confused", "")]
     for left, path in zip(range(min(PICTURES, len(paths)), 0, -1), paths, strict=False):
         if source := part(path, partial(load, budget=budget // left)):
             budget -= len(source)
@@ -111,13 +115,17 @@ def _load(path: Path, budget: int, changed: int, size: int) -> str:
     if len(unchanged) <= budget:
         return unchanged
     small = whole
-    for _ in range(6):
-        buffer = BytesIO()
-        small.save(buffer, "JPEG", quality=80)
-        if len(source := _address(buffer.getvalue(), "jpeg")) <= budget:
+    for quality in (80, 60, 60, 60, 60, 60, 60):
+        buffer, kind = BytesIO(), "webp" if max(small.size) <= LONGEST_WEBP else "jpeg"
+        small.save(buffer, kind, quality=quality)
+        if len(source := _address(buffer.getvalue(), kind)) <= budget:
             return source
+        if quality == 80:
+            continue
         scale = 0.9 * (budget / len(source)) ** 0.5
         size_now = [max(1, int(side * scale)) for side in small.size]
+        if max(size_now) < LEAST_PIXELS:
+            break
         small = whole.resize(size_now, Image.Resampling.BILINEAR, reducing_gap=2)
     raise OSError(0, "it is too large for this page")
 

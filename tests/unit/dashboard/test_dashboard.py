@@ -1,5 +1,7 @@
 """dashboard.py without a browser: what it reads, what it says, and what it refuses."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -57,7 +59,8 @@ def test_the_script_writes_one_file_that_loads_nothing_and_says_where_it_is(runs
     done = run_script("dashboard.py", "--runs_dir", runs_dir, "--output", tmp_path / "page.html", cwd=tmp_path)
     assert str(tmp_path / "page.html") in done.stdout and "3 runs" in done.stdout
     html = (tmp_path / "page.html").read_text()
-    assert html.count("plotly.js v") == 1 and "default-src" in html
+    assert html.count(page.plotly_source()) == 1 and "default-src" in html
+    assert gzip.decompress(base64.b64decode(page.plotly_source())).count(b"plotly.js v") == 1
     own = html.replace(page.plotly_source(), "")
     assert not re.search(r"<link|<iframe|\bsrc=[\"']?(?!data:)|@import|\bfetch\(|XMLHttpRequest", own)
 
@@ -129,6 +132,33 @@ def test_two_hundred_runs_stay_below_30_mb(tmp_path: Path) -> None:
     with_images = [run for run in data["runs"] if run["thumbnails"] and run["pictures"]]
     assert len(with_images) == pictures.RUNS
     assert all("--runs_dir" in run["pictures_note"] for run in data["runs"] if run not in with_images)
+
+
+def test_a_page_of_four_runs_of_a_hundred_classes_with_their_pictures_is_at_most_6_mb(tmp_path: Path) -> None:
+    classes = tuple(f"class number {n:03d}" for n in range(100))
+    first = make_run(
+        tmp_path / "runs", "run0", classes=classes, superclasses=None, superclass_of=None, images_per_class=30
+    )
+    noise = np.random.default_rng(0)
+    for name in (
+        "visualization/errors.png",
+        "visualization/random.png",
+        "evaluation/confused.png",
+        "evaluation/thumbnails.jpg",
+    ):
+        Image.fromarray(noise.integers(0, 255, (1500, 1500, 3), dtype=np.uint8)).save(first / name)
+    for n in range(1, 4):
+        shutil.copytree(first, tmp_path / "runs" / f"run{n}", copy_function=os.link)
+    data = page.write_page(tmp_path / "runs", tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size <= 6_000_000
+    assert all(run["thumbnails"] and run["pictures"] for run in data["runs"])
+    titles = [picture["title"] for run in data["runs"] for picture in run["pictures"]]
+    assert "evaluation/confused.png" not in titles  # the page shows these images once, in its confusion tab
+
+
+def test_the_table_of_runs_comes_before_what_is_said_of_each_data_set(runs_dir: Path) -> None:
+    html = page.render(page.collect(runs_dir))
+    assert html.index('id="runs"') < html.index('id="best"')
 
 
 # --- runs that died ---------------------------------------------------------------------------------------------------
