@@ -326,3 +326,21 @@ def test_a_page_without_runs_says_how_to_make_one(browser: Browser, tmp_path: Pa
     expect(page.locator("main")).to_contain_text("python train.py --preset digits")
     assert trouble == [] and not Axe().run(page).response["violations"]
     page.close()
+
+
+def test_a_double_click_on_the_superclass_matrix_shows_that_whole_matrix(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    show(page, "good", "confusion")
+    cell(page, 0, 0)  # the matrix of classes is drawn
+    page.select_option("#level", "superclasses")
+    end = len(SUPERCLASSES) - 0.5
+    for _ in range(2):
+        x, y = cell(page, 0, 1)
+        page.mouse.dblclick(x, y)
+        page.wait_for_timeout(800)
+        ranges = page.evaluate(
+            "['xaxis', 'yaxis'].map(name => document.querySelector('.matrix')._fullLayout[name].range)"
+        )
+        assert ranges == [[-0.5, end], [end, -0.5]]
+    page.select_option("#level", "classes")
+    assert not page.trouble

@@ -360,6 +360,18 @@ def test_a_list_of_doubts_that_was_cut_short_is_not_called_all(full):
     assert "labels in doubt      199, in" in headline(replace(full, label_issues=doubts[1:]))
 
 
+def test_the_pictures_of_confused_pairs_say_how_sure_it_was_of_each_image(predictions, full):
+    images = np.zeros((int(predictions.indices.max()) + 1, 3, 8, 8), dtype=np.uint8)
+    report = replace(full, label_issues=[], comparison=None, superclasses=None)
+    drawn = figures.of_report(report, images, predictions=predictions)["confused"].axes[0].texts
+    said = [text.get_text() for text in drawn if text.get_text().endswith(" sure")]
+    row_of = {index: row for row, index in enumerate(predictions.indices.tolist())}
+    exponents = np.exp(predictions.logits - predictions.logits.max(axis=1, keepdims=True))
+    largest = (exponents / exponents.sum(axis=1, keepdims=True)).max(axis=1)
+    shown = [index for pair in full.confused[: figures.PAIRS_DRAWN] for index in pair.images]
+    assert said == [f"{largest[row_of[index]]:.0%} sure" for index in shown] and said
+
+
 def test_the_picture_of_doubts_says_how_many_it_leaves_out(full):
     images = np.zeros((1200, 3, 8, 8), dtype=np.uint8)
 
