@@ -17,6 +17,7 @@ from common.dashboard import pictures, reading, summary
 from common.runs.folder import command
 
 HERE = Path(__file__).parent
+SCRIPTS = ("elements.js", "charts.js", "state.js", "overview.js", "tabs.js", "sweeps.js", "app.js")
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
 # Nothing may leave the page, whatever a run's text contains.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -122,7 +123,7 @@ def render(data: dict[str, Any], reload_seconds: int = 0) -> str:
         styles=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         plotly=plotly_source() if data["runs"] or data["sweeps"] else "",
         data=json_for_script(data),
-        scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in ("elements.js", "charts.js", "app.js")],
+        scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in SCRIPTS],
     )
 
 
