@@ -432,13 +432,13 @@ class Report(Analysis):
             there = [folder.evaluated(split).report for split in ("test", "validation")]
             path = next((file for file in there if file.exists()), there[0])
         data = read_whole(path)
-        version = parse_record(data, _Versioned, path).version
-        if not 1 <= version <= VERSION:
-            raise UnknownVersion(
-                f"{path} is of version {version}, and this code reads up to {VERSION}; "
-                "update the code, or run evaluate.py on that run again"
-            )
-        return parse_record(data, Report, path)
+        try:
+            report = parse_record(data, Report, path)
+        except UserError:  # perhaps because it is of a later version, which then is what must be said
+            _check_version(parse_record(data, _Versioned, path).version, path)
+            raise
+        _check_version(report.version, path)
+        return report
 
     def save(self, path: Path) -> None:
         write_record(path, self)
@@ -453,6 +453,14 @@ class _Versioned:
     """What files of any version have."""
 
     version: int
+
+
+def _check_version(version: int, path: Path) -> None:
+    if not 1 <= version <= VERSION:
+        raise UnknownVersion(
+            f"{path} is of version {version}, and this code reads up to {VERSION}; "
+            "update the code, or run evaluate.py on that run again"
+        )
 
 
 def _check_matrix(name: str, matrix: Matrix, count: int) -> None:

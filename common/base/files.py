@@ -86,7 +86,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def direct(path: Path) -> Path:
     """`path` without `..` where that names the same place, which it may not do across a link."""
     shorter = Path(os.path.normpath(path))
-    return shorter if shorter.resolve() == path.resolve() else path
+    return shorter if shorter == path or shorter.resolve() == path.resolve() else path
 
 
 def package_file(package: str, *parts: str) -> Path:

@@ -52,12 +52,15 @@ def parse_record(data: bytes, kind: type[Record], source: Path | str) -> Record:
     from pydantic_core import from_json
 
     try:
-        values = from_json(data, allow_inf_nan=False)  # what follows takes NaN, which no writer of ours makes
+        if b"NaN" in data or b"Infinity" in data:  # what follows takes NaN, which no writer of ours makes
+            from_json(data, allow_inf_nan=False)
         if _may_hold_large_numbers(data):
-            _check_plain(values)
+            _check_plain(from_json(data))
         return cast(Record, _adapter(cast(Any, kind)).validate_json(data, strict=True))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise UserError(f"{source} can't be read as JSON: {first['ctx']['error']}") from None
         where = ".".join(map(str, first["loc"])) or "the whole"
         what = first["msg"].removeprefix("Value error, ")  # said by a dataclass's own checks
         raise UserError(f"{source} can't be read: {where}: {what}") from None

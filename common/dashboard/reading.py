@@ -10,6 +10,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +108,22 @@ def _finite(value: Any) -> bool:
 
 def number(value: Any) -> float | int | None:
     """A finite number in 5 significant digits, else None: what a chart can draw and JSON can hold."""
-    if not _finite(value):
-        return None
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    if type(value) is float:  # by far the most, of a page over a thousand runs a million
+        return float(f"{value:.5g}") if isfinite(value) else None
+    return value if _finite(value) else None
 
 
 def plain(value: Any) -> Any:
-    """Any value as JSON can hold it, its numbers shortened."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    """Any value as JSON can hold it, dataclasses as their fields, its numbers shortened."""
+    if type(value) in (int, float):
+        return number(value)
     if isinstance(value, bool | str | None):
         return value
-    return number(value) if isinstance(value, int | float) else str(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return plain(vars(value)) if dataclasses.is_dataclass(value) else str(value)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -146,8 +149,8 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
         return attempt(problems, named(file, folder), lambda: read(file), empty, missing)
 
     summary: Summary = part(folder.summary, lambda _: folder.read_summary(), Summary())
-    config = part(folder.config, read_yaml, {}, f"{folder.config.name} is missing.")
-    config = {key: plain(config[key]) for key in config if key in GROUP_OF}
+    settings = part(folder.config, read_yaml, None, f"{folder.config.name} is missing.")
+    config = {key: plain(value) for key, value in (settings or {}).items() if key in GROUP_OF}
     split: Split | None = part(folder.split, lambda _: folder.read_split(), None)
     tracking: Tracking = part(folder.tracking, lambda _: folder.read_tracking(), Tracking())
     if tracking.damaged:
@@ -164,7 +167,9 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
     times = [row["time"] for row in rows if number(row.get("time")) is not None]
     began = started or min(times, default=None)
     seconds = summary.seconds or (max(times) - began if times and began else None)
-    status = part(folder.summary, lambda _: run_state(folder), "unknown") if summary != Summary() else "unknown"
+    status = (
+        part(folder.summary, lambda _: run_state(folder, summary), "unknown") if summary != Summary() else "unknown"
+    )
     best_epoch, best_accuracy = best_of(summary, rows)
     run = _plain_run(folder, problems) | {
         "status": status if status in STATUS else "unknown",
@@ -185,7 +190,7 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
         "report": report,
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
-        "card": card_of_run(folder, report),
+        "card": None if settings is None else card_of_run(folder, report, summary.best_validation_accuracy, settings),
     }
     run["evaluate"] = folder.command("evaluate.py", "--checkpoint", folder.id, *flags)
     run["visualize"] = folder.command("visualize.py", "--checkpoint", folder.id, *flags)
@@ -259,10 +264,10 @@ def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]
     """`[{"step", "epoch", "minutes", "values": {key: list}}, …]` by epoch and by batch, lists of equal length in each."""
     tables = []
     for keys in CURVES:
-        points = [row for row in rows if any(_finite(row.get(key)) for key in keys)]
+        points = [row for row in rows if any(key in row and _finite(row[key]) for key in keys)]
         if len(points) > CURVE_POINTS:  # evenly thinned, both ends kept
             points = [points[round(i * (len(points) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
-        logged = [key for key in keys if any(_finite(row.get(key)) for row in points)]
+        logged = [key for key in keys if any(key in row and _finite(row[key]) for row in points)]
         if logged:
             tables.append(
                 {
@@ -282,7 +287,7 @@ def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
 
 def shown_of(report: Report) -> dict[str, Any]:
     """What the page shows: long lists cut, numbers shortened, the matrix as sparse `[true, predicted, count]` cells."""
-    calibration = plain(dataclasses.asdict(report.calibration))
+    calibration = plain(report.calibration)
     if not report.calibration.found:
         calibration |= {"temperature": None, "ece_after": None, "nll_after": None, "bins_after": None}
     return {
@@ -294,15 +299,17 @@ def shown_of(report: Report) -> dict[str, Any]:
         "cells": [[i, j, count] for i, row in enumerate(report.confusion) for j, count in enumerate(row) if count],
         "confused": [[pair.true, pair.predicted, pair.count] for pair in report.confused[:100]],
         "calibration": {**calibration, "bins_after": calibration["bins_after"] or []},
-        "label_issues": [plain(vars(issue)) for issue in report.label_issues[:60]],
-        "overlapping": [plain(vars(pair)) for pair in report.overlapping_classes[:30]],
+        "label_issues": [plain(issue) for issue in report.label_issues[:60]],
+        "overlapping": [plain(pair) for pair in report.overlapping_classes[:30]],
     }
 
 
 def scores_of(row: ClassScores) -> dict[str, Any]:
     """A class's numbers without its names; None for what is about no image: recall without images of it, precision where nothing was
     taken for it."""
-    numbers = {key: value for key, value in plain(vars(row)).items() if key not in NAMES}
+    numbers = {key: plain(value) for key, value in vars(row).items() if key not in NAMES}
+    if row.support and row.predicted:
+        return numbers
     unknown = {"recall": not row.support, "precision": not row.predicted, "f1": not (row.support or row.predicted)}
     return {key: None if unknown.get(key.partition("_")[0]) else value for key, value in numbers.items()}
 

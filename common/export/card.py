@@ -95,10 +95,16 @@ def card(
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def card_of_run(folder: RunFolder, report: Report | None = None, accuracy: float | None = None) -> str | None:
-    """The card of a run's best weights; None where the run's folder does not say enough."""
+def card_of_run(
+    folder: RunFolder,
+    report: Report | None = None,
+    accuracy: float | None = None,
+    settings: dict[str, Any] | None = None,
+) -> str | None:
+    """The card of a run's best weights; None where the run's folder does not say enough. settings: what config.yaml holds, where it is
+    read already."""
     try:
-        config = load_config(folder)
+        config = load_config(folder, settings)
         return card(about_run(folder, config), folder, report, accuracy=accuracy, config=config)
     except UserError:
         return None

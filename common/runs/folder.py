@@ -235,9 +235,9 @@ def save_config(folder: RunFolder, config: TrainConfig) -> None:
     write_atomic(folder.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def load_config(folder: RunFolder) -> TrainConfig:
-    """config.yaml as a `TrainConfig`. Errors: `UserError` naming the file."""
-    values = read_yaml(folder.config)
+def load_config(folder: RunFolder, values: dict[str, Any] | None = None) -> TrainConfig:
+    """config.yaml as a `TrainConfig`. values: what is in it, where it is read already. Errors: `UserError` naming the file."""
+    values = read_yaml(folder.config) if values is None else values
     try:
         return TrainConfig.of(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (ValueError, TypeError) as error:
@@ -249,9 +249,10 @@ def config_values(folder: RunFolder) -> dict[str, Any]:
     return as_dict(load_config(folder))
 
 
-def run_state(folder: RunFolder) -> str:
-    """`finished`, `interrupted`, `failed`, `running`, `crashed`, or `unknown` for a folder without a summary."""
-    summary = folder.read_summary()
+def run_state(folder: RunFolder, summary: Summary | None = None) -> str:
+    """`finished`, `interrupted`, `failed`, `running`, `crashed`, or `unknown` for a folder without a summary. summary: the run's, where
+    it is read already."""
+    summary = summary or folder.read_summary()
     if summary.status == "running" and summary.host == socket.gethostname() and not lives(summary.pid or 0):
         return "crashed"
     return summary.status
