@@ -19,9 +19,11 @@ function show_run() {
 }
 
 function follow_address(scroll) {
+  if (restore_view()) show_overview();
   const wanted = new URLSearchParams(location.hash.slice(1)), before = {...place};
   place.run = runs.has(wanted.get("run")) ? wanted.get("run") : place.run ?? [...best_ids][0] ?? data.runs[0].id;
   place.tab = Object.hasOwn(TABS, wanted.get("tab")) ? wanted.get("tab") : "summary";
+  if (known(before.run)) note_view();  // the address that a page is opened with stays as it is
   if (place.run === before.run && place.tab === before.tab) return;
   show_run();
   if (scroll && place.run !== before.run) {
@@ -60,8 +62,9 @@ function set_up_run() {
 by_id("built").textContent = moment(data.built);
 if (data.runs.length) {
   show_best();
-  show_runs();
-  set_up_curves();
+  set_up_overview();
+  restore_view();
+  show_overview();
   set_up_run();
 }
 const draw_sweeps = show_sweeps();

@@ -7,7 +7,10 @@ const plotly = (async () => {
   const bytes = Uint8Array.from(atob(by_id("plotly").textContent), character => character.charCodeAt(0));
   const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   document.head.append(el("script", {}, text));
+  if (!window.Plotly) throw new Error("the charts' code is damaged");
+  await new Promise(done => setTimeout(done));  // a page over many runs answers between this and the first chart
 })();
+plotly.catch(() => document.body.classList.add("no-charts"));
 
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const line_style = i => ({color: css(`--line-${i % 7}`), dash: ["solid", "dash", "dot", "dashdot"][i % 4], width: 2});
@@ -31,12 +34,26 @@ function draw(chart, label, traces, layout, on_click, shape) {
     ...layout,
   };
   return chart.drawn = plotly.then(async () => {
+    offer_pictures(chart);
     if (chart.drawn_shape !== shape) Plotly.purge(chart);
     chart.drawn_shape = shape;
     await Plotly.react(chart, traces, whole, {displayModeBar: false, responsive: true});
     chart.removeAllListeners("plotly_click");
     if (on_click) chart.on("plotly_click", on_click);
-  });
+  }, () => leave_out(chart));
+}
+
+// Where Plotly can't be unpacked one sentence stands for all charts of a section.
+function leave_out(chart) {
+  const section = chart.closest("section"), said = section?.querySelector(".left-out");
+  if (!section || said === chart) return;
+  ["role", "aria-label"].forEach(name => chart.removeAttribute(name));
+  if (said) {
+    (chart.closest(".scroll") ?? chart).hidden = true;
+    return;
+  }
+  chart.classList.add("left-out");
+  chart.replaceChildren(el("p", {class: "note"}, "This browser can't unpack the charts, for which it needs DecompressionStream (Chrome and Edge from 80, Firefox from 113, Safari from 16.4 on). The tables and the text are complete."));
 }
 
 const CURVE_NAMES = {
@@ -46,25 +63,47 @@ const CURVE_NAMES = {
   "lr": "learning rate", "throughput/images_per_second": "images a second",
 };
 
-function draw_curves(chart, runs, key, against) {
-  const traces = runs.map((run, i) => {
+// Many curves as a trace for each colour: Plotly takes a thousand times as long over a thousand traces as over one that is as long.
+function together(traces) {
+  const of_look = new Map();
+  for (const trace of traces) {
+    const look = `${trace.line.color} ${trace.opacity}`;
+    if (!of_look.has(look)) of_look.set(look, {...trace, x: [], y: [], text: [], mode: "lines", connectgaps: false, line: {color: trace.line.color, width: 1}});
+    const all = of_look.get(look);
+    trace.y.forEach((y, i) => { if (known(y) && known(trace.x[i])) { all.x.push(trace.x[i]); all.y.push(y); all.text.push(trace.name); } });
+    [all.x, all.y].forEach(values => values.push(null));  // which parts one curve from the next
+    all.text.push("");
+  }
+  return [...of_look.values()];
+}
+
+const MANY = 60;
+
+// log: the axes that are logarithmic, as "x" or "xy".
+function draw_curves(chart, runs, key, against, {smoothing, log}) {
+  const traces = runs.flatMap((run, i) => {
     const curve = run.curves[key];
-    return {
+    return curve_traces({
       x: curve[against], y: curve.value, connectgaps: true, name: short(run.id, 40), mode: curve.value.length < 30 ? "lines+markers" : "lines",
-      line: line_style(i), marker: {size: 5}, hovertemplate: `${safe(run.id)}<br>%{x:.4~g} ${against}: %{y:.4~f}<extra></extra>`,
-    };
+      line: line_style(i), marker: {size: 5}, hovertemplate: `${runs.length > MANY ? "%{text}" : safe(run.id)}<br>%{x:.4~g} ${against}: %{y:.4~f}<extra></extra>`,
+    }, smoothing);
   });
-  draw(chart, `${CURVE_NAMES[key]} against ${against}, ${runs.length} runs`, traces, {
-    xaxis: axis(against), yaxis: axis(CURVE_NAMES[key]), showlegend: runs.length <= 12, height: runs.length <= 12 ? 420 : 360,
-  });
+  // Plotly would draw a line to such a point as one to the floor.
+  const positive = values => values.map(value => value > 0 ? value : null);
+  if (log.includes("x")) traces.forEach(trace => { trace.x = positive(trace.x); });
+  if (log.includes("y")) traces.forEach(trace => { trace.y = positive(trace.y); });
+  const scale = name => (log.includes(name) ? {type: "log", nticks: 5, exponentformat: "power"} : {type: "linear"}), how = smoothing ? `, smoothed by ${smoothing}` : "";
+  draw(chart, `${CURVE_NAMES[key]} against ${against}, ${runs.length} runs${how}`, runs.length > MANY ? together(traces) : traces, {
+    xaxis: axis(against, scale("x")), yaxis: axis(CURVE_NAMES[key], scale("y")), showlegend: runs.length <= 12, height: runs.length <= 12 ? 420 : 360,
+  }, undefined, log);
 }
 
 // One run: several keys in one chart, its best epoch marked.
-function draw_run_curves(chart, run, title, keys) {
-  const traces = keys.map((key, i) => ({
+function draw_run_curves(chart, run, title, keys, smoothing) {
+  const traces = keys.flatMap((key, i) => curve_traces({
     x: run.curves[key].epoch, y: run.curves[key].value, connectgaps: true, name: CURVE_NAMES[key], line: line_style(i),
     mode: run.curves[key].value.length < 30 ? "lines+markers" : "lines", hovertemplate: "epoch %{x:.3~g}: %{y:.4~f}<extra></extra>",
-  }));
+  }, key === "lr" ? 0 : smoothing));
   const best = known(run.best_epoch) && keys.some(key => key.startsWith("validation/")) ? run.best_epoch : null;
   draw(chart, `${title} by epoch: ${keys.map(key => CURVE_NAMES[key]).join(", ")}`, traces, {
     xaxis: axis("epoch"), yaxis: axis(title), showlegend: keys.length > 1,

@@ -25,8 +25,12 @@ function curves_tab(run, panel) {
     ["loss of a batch", ["train/batch_loss"]], ["learning rate", ["lr"]], ["images a second", ["throughput/images_per_second"]],
   ].map(([title, keys]) => [title, keys.filter(key => run.curves[key])]).filter(([, keys]) => keys.length);
   const charts = wanted.map(() => el("div", {class: "chart"}));
-  redraw = () => wanted.forEach(([title, keys], i) => draw_run_curves(charts[i], run, title, keys));
-  return charts.length ? [el("div", {class: "columns"}, charts)] : [el("p", {}, "No curves: nothing was logged yet.")];
+  const said = el("p", {class: "note for-charts"});
+  redraw = () => {
+    said.textContent = view.smoothing ? `Smoothed by ${view.smoothing}, as the curves of the chosen runs.` : "";
+    wanted.forEach(([title, keys], i) => draw_run_curves(charts[i], run, title, keys, view.smoothing));
+  };
+  return charts.length ? [said, el("div", {class: "columns"}, charts)] : [el("p", {}, "No curves: nothing was logged yet.")];
 }
 
 function classes_tab(run) {
