@@ -1,32 +1,23 @@
 """dashboard.html in a real Chromium: what a person with a mouse, a keyboard or a screen reader meets."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chromium import chromium_of
 from dashboard_runs import CLASSES, STARTED, SUPERCLASSES, make_run, make_sweep
 
 from common.dashboard.page import collect, render, write_page
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage", "card")
 SCRIPT_RUN = "<script>alert(1)"
 PATIENCE = 60_000  # milliseconds, on a machine that may be busy
-
-
-def chromium_of(playwright: Playwright) -> str:
-    """The path of a Chromium: Debian's, or the one that Playwright downloaded."""
-    for path in (shutil.which("chromium"), playwright.chromium.executable_path):
-        if path and os.path.exists(path):
-            return path
-    pytest.skip("no Chromium: apt-get install -y chromium, or playwright install chromium")
 
 
 @pytest.fixture(scope="module")

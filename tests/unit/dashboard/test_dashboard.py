@@ -23,6 +23,7 @@ from PIL import Image
 from common.analysis.analyse import analyse
 from common.analysis.predictions import Predictions
 from common.analysis.report import Answers, Comparison, Duplicates, Report
+from common.base import records
 from common.base.errors import UserError
 from common.dashboard import page, pictures, reading, summary
 
@@ -159,6 +160,28 @@ def test_a_page_of_four_runs_of_a_hundred_classes_with_their_pictures_is_at_most
 def test_the_table_of_runs_comes_before_what_is_said_of_each_data_set(runs_dir: Path) -> None:
     html = page.render(page.collect(runs_dir))
     assert html.index('id="runs"') < html.index('id="best"')
+
+
+def test_a_run_s_settings_and_report_are_read_once(one_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[str]()
+    read = records.read_file
+
+    def counted(path: Path, most: int) -> bytes:
+        opened.append(Path(path).name)
+        return read(path, most)
+
+    monkeypatch.setattr(records, "read_file", counted)
+    run = page.collect(one_run.parent)["runs"][0]
+    assert run["report"] and run["card"] and run["config"]
+    assert [opened.count(name) for name in ("config.yaml", "report.json")] == [1, 1]
+
+
+def test_the_page_ranks_all_runs_and_not_the_first_five_alone(tmp_path: Path) -> None:
+    for n in range(7):
+        make_run(tmp_path / "runs", f"run{n}", skill=2 + n / 3, tested=False)
+    data = page.collect(tmp_path / "runs")
+    validation = {run["id"]: run["validation_accuracy"] for run in data["runs"]}
+    assert data["ranked"] == [sorted(validation, key=lambda run_id: -validation[run_id])]
 
 
 # --- runs that died ---------------------------------------------------------------------------------------------------

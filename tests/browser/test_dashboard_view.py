@@ -1,0 +1,600 @@
+"""What a person chooses in dashboard.html, and what they take away from it: in a real Chromium, against plain loops and Python's own readers."""
+
+import csv
+import io
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, parse_qsl, urlencode
+
+import numpy as np
+import pytest
+from chromium import chromium_of
+from dashboard_runs import STARTED, make_run, make_sweep
+from PIL import Image
+
+from common.dashboard.page import POLICY, collect, write_page
+
+pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Download, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+PATIENCE = 60_000  # milliseconds, on a machine that may be busy
+FORMULA = "=HYPERLINK(1)"
+TRACES = "document.getElementById('curves').data.map(trace => trace.name)"
+NO_UNPACKING = [
+    "delete window.DecompressionStream",
+    "window.DecompressionStream = class { constructor() { throw new TypeError('gzip'); } }",
+    "window.atob = () => 'no gzip at all'",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_of(playwright), args=["--no-sandbox"])
+        expect.set_options(timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven runs, newest first: late, =HYPERLINK(1), lr=0.5, run-3, run-2, run-1, run-0."""
+    runs_dir = tmp_path_factory.mktemp("view") / "runs"
+    for n in range(4):
+        make_run(
+            runs_dir,
+            f"run-{n}",
+            skill=2 + n / 2,
+            seed=n,
+            started=STARTED + n,
+            epochs=20 if n == 3 else 5,
+            lr=0.01 * (n + 1),
+            finetune=("full", "head")[n % 2],
+        )
+    make_run(runs_dir, "lr=0.5", tested=False, started=STARTED + 4, lr=0.2)
+    make_run(runs_dir, FORMULA, tested=False, started=STARTED + 5, lr=0.3, tags=("@sum", 'says "a, b"'))
+    make_run(
+        runs_dir,
+        "late",
+        tested=False,
+        started=STARTED + 6,
+        status="failed",
+        epochs=2,
+        tags=("+1+1",),
+        lr=0.4,
+        weight_decay=0.000123456,
+    )
+    make_sweep(runs_dir, "digits-1", ["run-0", "run-1"])
+    return runs_dir
+
+
+@pytest.fixture(scope="module")
+def address(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("page") / "dashboard.html"
+    write_page(runs_dir, output)
+    return output.as_uri()
+
+
+@pytest.fixture(scope="module")
+def runs(runs_dir: Path) -> dict[str, dict]:
+    return {run["id"]: run for run in collect(runs_dir)["runs"]}
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """`open_page(fragment, script, width, scheme)`: a page of its own; at the end it must have complained of nothing."""
+    pages, trouble = [], []
+
+    def open_page(fragment: str = "", script: str = "", width: int = 1440, scheme: str = "light") -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda request: trouble.append(request.url) if leaves(request.url) else None)
+        page.add_init_script(script)
+        page.goto(f"{address}#{fragment}")
+        page.evaluate("Promise.all([...document.querySelectorAll('.chart')].map(chart => chart.drawn))")
+        pages.append(page)
+        return page
+
+    def leaves(url: str) -> bool:
+        return not url.startswith(("data:", "blob:")) and url.partition("#")[0] != address
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert trouble == []
+
+
+def names(page: Page) -> list[str]:
+    """The runs that the table shows, from the top."""
+    return page.evaluate(
+        "[...document.querySelectorAll('#runs [data-row]')].filter(row => !row.hidden).map(row => row.dataset.row)"
+    )
+
+
+def drawn(page: Page) -> list[str]:
+    page.evaluate("document.getElementById('curves').drawn")
+    return page.evaluate(TRACES)
+
+
+def ask(page: Page, text: str) -> str:
+    """What the page says of a filter."""
+    page.locator("#filter").fill(text)
+    page.locator("#filter").press("Enter")
+    return page.locator("#filter-said").inner_text()
+
+
+def slide(page: Page, weight: float) -> None:
+    page.locator("#smoothing").fill(str(weight))
+    page.wait_for_function("weight => view.smoothing === weight", arg=weight)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    page.evaluate("document.getElementById('curves').drawn")
+
+
+def saved(page: Page, click: Callable[[], None]) -> Download:
+    with page.expect_download() as download:
+        click()
+    return download.value
+
+
+def averaged(values: list[float | None], weight: float) -> list[float | None]:
+    """The mean of all values so far, of which one k values ago weighs weight**k."""
+    means: list[float | None] = []
+    for at, value in enumerate(values):
+        past = [earlier for earlier in values[: at + 1] if earlier is not None]
+        weights = [weight**k for k in range(len(past))][::-1]
+        means.append(None if value is None else sum(w * x for w, x in zip(weights, past, strict=True)) / sum(weights))
+    return means
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.9, 0.99])
+def test_smoothing_is_a_mean_of_which_older_values_weigh_less_and_begins_at_the_first_value(
+    open_page, weight: float
+) -> None:
+    page = open_page()
+    for values in (
+        [2.5],
+        [1.0, 1.0, 1.0],
+        [None, 3.0, None, -1.0, 4.0],
+        np.random.default_rng(0).normal(size=200).tolist(),
+    ):
+        found = page.evaluate("([values, weight]) => smoothed(values, weight)", [values, weight])
+        expected = averaged(values, weight)
+        assert [value is None for value in found] == [value is None for value in expected]
+        numbers = [[value for value in row if value is not None] for row in (found, expected)]
+        np.testing.assert_allclose(*numbers, rtol=1e-9)
+
+
+def test_a_smoothed_curve_lies_over_the_raw_one_which_stays_faintly_visible(open_page, runs: dict) -> None:
+    page = open_page()
+    page.locator("#curve").select_option("train/batch_loss")
+    before = drawn(page)
+    slide(page, 0.8)
+    expect(page.locator("#smoothing-said")).to_have_text("0.80")
+    traces = page.evaluate(
+        "document.getElementById('curves').data.map(({name, y, opacity, showlegend}) => ({name, y, opacity, showlegend}))"
+    )
+    assert [trace["name"] for trace in traces] == [name for name in before for _ in range(2)]
+    for raw, smooth in zip(traces[::2], traces[1::2], strict=True):
+        (curve,) = [
+            table["values"]["train/batch_loss"]
+            for table in runs[raw["name"]]["curves"]
+            if "train/batch_loss" in table["values"]
+        ]
+        assert raw["y"] == curve and 0 < raw["opacity"] < 0.5 and raw["showlegend"] is False
+        np.testing.assert_allclose(smooth["y"], averaged(curve, 0.8))
+    page.locator("#smoothing").focus()  # by the keyboard
+    page.keyboard.press("Home")
+    assert drawn(page) == before
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("view.smoothing === 0.01")
+
+
+def test_a_run_s_own_curves_are_smoothed_as_well_and_say_so(open_page) -> None:
+    page = open_page("run=run-1&tab=curves")
+    slide(page, 0.5)
+    expect(page.locator("#panel")).to_contain_text("Smoothed by 0.5")
+    assert page.evaluate("document.querySelector('#panel .chart').data.length") == 4  # two losses, raw and smoothed
+    slide(page, 0)
+    expect(page.locator("#panel")).not_to_contain_text("Smoothed")
+
+
+def test_logarithmic_axes_and_what_cannot_stand_on_them(open_page, runs: dict) -> None:
+    page = open_page("curve=train/batch_loss")
+    kinds = "(({xaxis, yaxis}) => [xaxis.type, yaxis.type])(document.getElementById('curves')._fullLayout)"
+    assert page.evaluate(kinds) == ["linear", "linear"]
+    page.get_by_label("log y").check()
+    assert drawn(page) and page.evaluate(kinds) == ["linear", "log"]
+    page.get_by_label("log x").check()
+    assert drawn(page) and page.evaluate(kinds) == ["log", "log"]
+    losses = [
+        table["values"]["train/batch_loss"]
+        for name in drawn(page)
+        for table in runs[name]["curves"]
+        if "train/batch_loss" in table["values"]
+    ]
+    below = sum(value <= 0 for curve in losses for value in curve)
+    assert below > 0
+    expect(page.locator("#curves-said")).to_have_text(
+        f"{below} points at or below 0 can't stand on a logarithmic axis."
+    )
+    assert page.evaluate(
+        "document.getElementById('curves').data.every(trace => trace.y.every(y => y === null || y > 0))"
+    )
+    page.get_by_label("log y").uncheck()
+    expect(page.locator("#curves-said")).to_have_text("")
+    for name in ("log x", "log y"):
+        page.get_by_label(name).set_checked(False)
+    assert drawn(page) and page.evaluate(kinds) == ["linear", "linear"]
+
+
+def test_the_curves_of_many_runs_lose_no_point(browser: Browser, tmp_path: Path) -> None:
+    first = make_run(tmp_path / "runs", "run-0", tested=False, epochs=2)
+    for n in range(1, 70):
+        shutil.copytree(first, tmp_path / "runs" / f"run-{n}")
+    write_page(tmp_path / "runs", tmp_path / "page.html")
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{(tmp_path / 'page.html').as_uri()}#choose=all&curve=train/batch_loss")
+    page.evaluate("document.getElementById('curves').drawn")
+    traces = page.evaluate("document.getElementById('curves').data.map(({x, y, text}) => ({x, y, text}))")
+    assert len(traces) <= 7  # each of its own would take Plotly seconds
+    run = collect(tmp_path / "runs")["runs"][0]
+    (curve,) = [table for table in run["curves"] if "train/batch_loss" in table["values"]]
+    points = list(zip(curve["epoch"], curve["values"]["train/batch_loss"], strict=True))
+    found: dict[str, list] = {}
+    for trace in traces:
+        for x, y, name in zip(trace["x"], trace["y"], trace["text"], strict=True):
+            found.setdefault(name, []).append((x, y))
+    assert set(found.pop("")) == {(None, None)}
+    assert found.keys() == {f"run-{n}" for n in range(70)} and all(pairs == points for pairs in found.values())
+    page.close()
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "meets"),
+    [
+        ("run-", lambda run: "run-" in run["id"]),
+        ("LATE", lambda run: run["id"] == "late"),
+        ("failed", lambda run: run["status"] == "failed"),
+        ("cifar run-", lambda run: "run-" in run["id"]),
+        ("lr<0.03", lambda run: run["config"]["lr"] < 0.03),
+        ("weight_decay=0.000123456", lambda run: run["id"] == "late"),
+        ("lr < 0.03", lambda run: run["config"]["lr"] < 0.03),
+        ("lr==0.02 status = finished", lambda run: run["config"]["lr"] == 0.02),
+        ('"lr < 0.03"', lambda run: run["config"]["lr"] < 0.03),
+        ("duration_seconds<=120", lambda run: run["seconds"] <= 120),
+        ("started>=2025-06-17", lambda run: run["started"] >= 1_750_118_400),
+        ("lr<=0.03 finetune=head", lambda run: run["config"]["lr"] <= 0.03 and run["config"]["finetune"] == "head"),
+        ("finetune!=head", lambda run: run["config"]["finetune"] != "head"),
+        ("lr>0.25 status=finished", lambda run: run["config"]["lr"] > 0.25 and run["status"] == "finished"),
+        ("lr=2e-2", lambda run: run["config"]["lr"] == 0.02),
+        ("lr=0.5", lambda run: run["id"] == "lr=0.5"),  # a name, though it looks like a condition
+        ("validation>=70%", lambda run: run["validation_accuracy"] >= 0.7),
+        ("validation>=0.7", lambda run: run["validation_accuracy"] >= 0.7),
+        ("test>0", lambda run: run["report"] is not None),
+        ("macro_f1<1", lambda run: run["report"] is not None),
+        ('"epochs done"<5', lambda run: run["facts"]["Epochs done"] < 5),
+        ("tags=@sum", lambda run: "@sum" in run["config"]["tags"]),
+        ("patience=none", lambda run: run["config"]["patience"] is None),
+        ("nesterov=true", lambda run: run["config"]["nesterov"] is True),
+        ("nesterov=false", lambda run: run["config"]["nesterov"] is False),
+        ("id=run-1", lambda run: run["id"] == "run-1"),
+        ("", lambda run: True),
+    ],
+)  # fmt: skip
+def test_the_filter_lets_through_what_a_plain_loop_does(open_page, runs: dict, text: str, meets) -> None:
+    page = open_page()
+    said = ask(page, text)
+    expected = [run_id for run_id, run in runs.items() if meets(run)]
+    assert names(page) == expected
+    assert said.startswith(f"{len(expected)} of 7 runs." if text else "")
+
+
+def test_what_the_filter_cannot_understand_is_said_and_hides_nothing(open_page) -> None:
+    page = open_page()
+    for text, word in (
+        ("foo=3", "no run has a setting or a result “foo”"), ("lr<", "nothing stands behind “<”"), ("<0.1", "nothing stands before “<”"), ("lr<0.1<0.2", "is no number"), ("lr<fast", "“fast” is no number"),
+        ("accuracy>0.5", "validation/accuracy or"), ("__proto__=1", "no run has"), ("constructor<3", "no run has"),
+    ):  # fmt: skip
+        said = ask(page, text)
+        assert word in said and "7 of 7 runs" in said and len(names(page)) == 7, said
+    assert "foo" in ask(page, "foo=3 lr<0.03") and names(page) == ["run-1", "run-0"]
+    for text in ("<script>alert(1)</script>", '"', "((((", "\\d[", "lr<0.03 zzz"):
+        said = ask(page, text)
+        assert (said.startswith("0 of 7 runs.") and "No run has" in said) or len(names(page)) == 7, said
+    assert "No run has “zzz”." in ask(page, "lr<0.03 zzz") and "at once" in ask(page, "lr<0.03 lr>0.1")
+    ask(page, "")
+    assert len(names(page)) == 7 and page.locator("#filter-said").inner_text() == ""
+
+
+def test_the_best_the_newest_and_all_are_chosen_from_what_the_filter_shows(open_page, runs: dict) -> None:
+    page = open_page()
+    accuracy = {run_id: run["report"]["metrics"]["test/accuracy"] for run_id, run in runs.items() if run["report"]}
+    ranked = sorted(accuracy, key=lambda run_id: -accuracy[run_id])
+    ask(page, "lr<0.035")
+    assert set(drawn(page)) == {run_id for run_id in ranked if runs[run_id]["config"]["lr"] < 0.035}
+    ask(page, "finetune=full")
+    left = [run_id for run_id, run in runs.items() if run["config"]["finetune"] == "full"]
+    for name, expected in (("All", left), ("Newest five", left[:5]), ("None", [])):
+        page.get_by_role("button", name=name, exact=True).click()
+        assert sorted(drawn(page)) == sorted(expected)
+    ask(page, "")
+    page.get_by_label("run-1 in the curves").check()
+    ask(page, "run-0")
+    assert drawn(page) == ["run-1"]  # chosen by hand: no filter takes it away
+
+
+def test_every_setting_and_result_can_be_a_column(open_page, runs: dict) -> None:
+    page = open_page()
+    headers = page.locator("#runs thead button")
+    first = headers.all_inner_texts()
+    assert "lr" in first and "batch_size" not in first
+    page.locator("#choose-columns summary").click()
+    boxes = page.locator("#columns input")
+    offered = set(boxes.evaluate_all("boxes => boxes.map(box => box.dataset.column)"))
+    settings = {key for run in runs.values() for key in run["config"]}
+    assert settings < offered and {"test/ece", "fact/device", "best_epoch"} <= offered
+    page.get_by_label("batch_size").focus()
+    page.keyboard.press("Space")
+    page.get_by_label("Status").uncheck()
+    assert set(headers.all_inner_texts()) == set(first) - {"Status"} | {"batch_size"}
+    assert not Axe().run(page, context="#choose-columns").response["violations"]
+    page.locator("#first-columns").click()
+    assert headers.all_inner_texts() == first
+
+
+# --- the address ------------------------------------------------------------------------------------------------------
+
+STATE = """({
+    run: place.run, tab: place.tab, curve: by_id("curve").value, against: by_id("against").value, smoothing: by_id("smoothing").value,
+    log: ["log-x", "log-y"].map(id => by_id(id).checked), filter: by_id("filter").value,
+    rows: rows_of_runs().filter(row => !row.hidden).map(row => row.dataset.row),
+    headers: [...document.querySelectorAll("#runs thead th")].map(th => th.innerText + th.getAttribute("aria-sort")),
+    boxes: [...document.querySelectorAll("[data-run]:checked")].map(box => box.dataset.run).sort(), drawn: by_id("curves").data.map(trace => trace.name),
+})"""
+
+
+def test_the_copied_link_opens_the_same_view(open_page, browser: Browser) -> None:
+    page = open_page("one=run-1&other=run-2")
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
+    page.locator("#curve").select_option("train/loss")
+    page.locator("#against").select_option("minutes")
+    page.get_by_label("log x").check()
+    slide(page, 0.35)
+    ask(page, "lr<0.25 cifar")
+    page.get_by_role("region", name="Table of runs").get_by_role("button", name="lr").click()
+    page.locator("#choose-columns summary").click()
+    page.get_by_label("Macro F1").uncheck()
+    page.get_by_label("momentum").check()
+    for name, on in (("run-0", True), ("run-2", False)):
+        page.get_by_label(f"{name} in the curves").set_checked(on)
+    page.get_by_role("region", name="Table of runs").get_by_role("link", name="run-2").click()
+    page.locator("#tab-classes").click()
+    page.locator("#copy-link").click()
+    expect(page.locator("#link-said")).to_have_text("Copied.")
+    copied = page.evaluate("window.copied")
+    fragment = copied.partition("#")[2]
+    assert parse_qs(fragment)["one"] == ["run-1"] and parse_qs(fragment)["other"] == [
+        "run-2"
+    ]  # keys that others keep there
+    state = page.evaluate(STATE)
+    assert page.evaluate("location.href") == copied
+    other = open_page(fragment)
+    assert other.evaluate(STATE) == state
+    third = open_page("run=run-0&tab=card")  # a page that is open already
+    third.evaluate("text => { location.hash = text; }", fragment)
+    expect(third.locator("#run-title")).to_have_text("Run run-2")
+    third.evaluate("document.getElementById('curves').drawn")
+    assert third.evaluate(STATE) == state
+    page.reload()
+    page.evaluate("document.getElementById('curves').drawn")
+    assert page.evaluate(STATE) == state
+
+
+def test_links_tabs_and_the_way_back_keep_the_rest_of_the_view(open_page) -> None:
+    page = open_page()
+    ask(page, "run-")
+    slide(page, 0.2)
+    page.get_by_role("region", name="Table of runs").get_by_role("link", name="run-1").click()
+    page.locator("#tab-settings").click()
+    kept = parse_qs(page.evaluate("location.hash.slice(1)"))
+    assert (kept["filter"], kept["run"], kept["tab"]) == (["run-"], ["run-1"], ["settings"])
+    page.evaluate("location.hash = 'run=run-2&tab=curves'")  # a link as it was before
+    expect(page.locator("#run-title")).to_have_text("Run run-2")
+    assert len(names(page)) == 4 and page.locator("#filter").input_value() == "run-"
+    page.go_back()
+    expect(page.locator("#run-title")).to_have_text("Run run-1")
+    assert len(names(page)) == 4
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        "smoothing=7&log=z&curve=constructor&against=__proto__&columns=zzz&sort=-nothing&choose=everything&chosen=nobody&run=nobody&tab=nowhere",
+        "smoothing=NaN&smoothing=-1&sort=&chosen=&columns=%00&log=", "curve&against&smoothing=Infinity&choose=best&chosen=__proto__", "%&&==&curve=%E0%A4",
+        urlencode({"run": "<img src=x>", "curve": "<img src=x>", "sort": "__proto__", "columns": "constructor,toString"}),
+    ],
+)  # fmt: skip
+def test_bad_values_in_an_address_are_ignored(open_page, fragment: str) -> None:
+    fresh = open_page()
+    assert open_page(fragment).evaluate(STATE) == fresh.evaluate(STATE)
+    fresh.evaluate("text => { location.hash = text; }", fragment)
+    fresh.wait_for_timeout(200)
+    assert len(names(fresh)) == 7 and fresh.evaluate("view.smoothing") == 0
+
+
+def test_where_no_page_may_copy_the_link_is_selected(open_page) -> None:
+    page = open_page(script="Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    ask(page, "run-")
+    page.locator("#copy-link").click()
+    expect(page.locator("#link")).to_be_focused()
+    assert page.evaluate("getSelection().toString()") == page.evaluate("location.href")
+    assert ("filter", "run-") in parse_qsl(page.locator("#link").input_value().partition("#")[2])
+    expect(page.locator("#link-said")).to_contain_text("selected")
+
+
+# --- taken away -------------------------------------------------------------------------------------------------------
+
+
+def test_python_reads_the_exported_table_as_the_page_has_it(open_page, runs: dict) -> None:
+    page = open_page(
+        "columns=status,validation/accuracy,duration,started,lr,tags,patience,momentum&sort=lr&filter=cifar"
+    )
+    ask(page, "lr>0.015")
+    download = saved(page, page.locator("#save-table").click)
+    assert download.suggested_filename == "runs.csv"
+    text = Path(download.path()).read_bytes().decode("utf-8")
+    assert text.count("\r\n") == text.count("\n")
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    expected = sorted(
+        (run for run in runs.values() if run["config"]["lr"] > 0.015), key=lambda run: run["config"]["lr"]
+    )
+    assert [row["id"].removeprefix("'") for row in rows] == [run["id"] for run in expected] == names(page)
+    assert list(rows[0])[:5] == ["id", "status", "validation/accuracy", "duration_seconds", "started_unix_seconds"]
+    assert set(list(rows[0])[5:]) == {"lr", "tags", "patience", "momentum"}
+    for row, run in zip(rows, expected, strict=True):
+        assert (
+            float(row["validation/accuracy"]) == run["validation_accuracy"]
+            and float(row["started_unix_seconds"]) == run["started"]
+        )
+        assert (
+            float(row["duration_seconds"]) == run["seconds"]
+            and float(row["lr"]) == run["config"]["lr"]
+            and row["patience"] == ""
+        )
+        assert row["tags"].removeprefix("'") == ", ".join(run["config"]["tags"])
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in row.values())
+    assert [row["id"] for row in rows if "HYPER" in row["id"]] == [f"'{FORMULA}"]
+
+
+def test_cells_survive_python_s_reader_and_no_spreadsheet_takes_one_for_a_formula(open_page) -> None:
+    page = open_page()
+    cells = [
+        "plain",
+        'a "quoted" one',
+        "a,b",
+        "two\nlines",
+        "\r",
+        "",
+        "ünïcode 🙂",
+        " =1+1",
+        "=1+1",
+        "+cmd",
+        "-x",
+        "@sum",
+        "\t=1",
+        "-5",
+        "+1.5e3",
+        "-0.25",
+        "=",
+        '"',
+        "1,5",
+        "-1+1",
+        "＝1",
+    ]
+    text = page.evaluate(
+        "cells => csv_of(cells.map((_, i) => ({key: `k${i}`, value: row => row[i]})), [cells, [-1.5, 1e21, null, true, ['-a', 'b']]])",
+        cells,
+    )
+    header, row, numbers = csv.reader(io.StringIO(text, newline=""), strict=True)
+    assert header == [f"k{n}" for n in range(len(cells))]
+    neutral = {" =1+1", "=1+1", "+cmd", "-x", "@sum", "\t=1", "=", "-1+1", "＝1", "\r"}
+    assert row == [f"'{cell}" if cell in neutral else cell for cell in cells]
+    assert (float(numbers[0]), float(numbers[1]), numbers[2], numbers[3], numbers[4]) == (
+        -1.5,
+        1e21,
+        "",
+        "true",
+        "'-a, b",
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_chart_can_be_saved_as_png_and_svg_on_the_theme_s_ground(open_page, scheme: str) -> None:
+    page = open_page("run=run-1&tab=summary", scheme=scheme)
+    ground = {"light": (255, 255, 255), "dark": (0x14, 0x18, 0x1C)}[scheme]
+    for tab, titles in (
+        ("curves", ["loss-by-epoch"]),
+        ("confusion", ["Confusion-matrix"]),
+        ("confidence", ["Reliability-diagram"]),
+    ):
+        page.locator(f"#tab-{tab}").click()
+        page.evaluate("Promise.all([...document.querySelectorAll('#panel .chart')].map(chart => chart.drawn))")
+        assert page.locator("#panel .chart").count() == page.locator("#panel .saving").count()
+        for title in titles:
+            check_pictures(page, page.locator("#panel .charted").first, f"run-1-{title}", ground)
+    check_pictures(
+        page,
+        page.locator("#curves").locator(".."),
+        "Curves-of-the-chosen-runs-validation-accuracy-against-epoch",
+        ground,
+    )
+    check_pictures(
+        page,
+        page.locator("#sweeps .charted").first,
+        "Chart-of-sweep-digits-1-Parallel-coordinates-of-the-trials",
+        ground,
+    )
+    assert page.locator("meta[http-equiv]").get_attribute("content") == POLICY and "blob:" not in POLICY
+
+
+def check_pictures(page: Page, box, name: str, ground: tuple[int, int, int]) -> None:
+    size = box.locator(".main-svg").first.evaluate("svg => [svg.clientWidth, svg.clientHeight]")
+    png = saved(page, box.get_by_role("button", name="PNG").click)
+    assert png.suggested_filename == f"{name}.png"
+    with Image.open(png.path()) as image:
+        assert image.format == "PNG" and list(image.size) == [2 * side for side in size]
+        pixels = np.asarray(image.convert("RGBA"))
+    assert (pixels[..., 3] == 255).all() and tuple(pixels[1, 1, :3]) == ground
+    assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 10  # something is drawn
+    svg = saved(page, box.get_by_role("button", name="SVG").click)
+    assert svg.suggested_filename == f"{name}.svg"
+    root = ElementTree.fromstring(Path(svg.path()).read_text(encoding="utf-8"))
+    assert (
+        root.tag == "{http://www.w3.org/2000/svg}svg"
+        and [float(root.get(side)) for side in ("width", "height")] == size
+    )
+    links = [value for node in root.iter() for key, value in node.attrib.items() if key.endswith("href")]
+    assert all(link.startswith(("data:", "#")) for link in links)
+
+
+# --- a browser that can't unpack the charts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", NO_UNPACKING)
+def test_without_decompression_a_sentence_stands_for_the_charts_and_the_rest_works(
+    open_page, runs: dict, script: str
+) -> None:
+    page = open_page("run=run-1&tab=curves", script=script, width=390)
+    section = page.locator("section", has=page.locator("#panel"))
+    expect(section.locator(".left-out")).to_contain_text("DecompressionStream")
+    assert section.locator(".left-out").count() == 1 and section.locator(".chart:visible").count() == 1
+    expect(page.locator("#curves")).to_contain_text("DecompressionStream")
+    expect(page.locator("#smoothing")).to_be_hidden()
+    assert "4 of 7 runs." in ask(page, "run-")
+    page.get_by_role("region", name="Table of runs").get_by_role("button", name="lr").click()
+    assert names(page) == ["run-3", "run-2", "run-1", "run-0"]
+    page.get_by_label("run-3 in the curves").uncheck()
+    assert len(list(csv.reader(Path(saved(page, page.locator("#save-table").click).path()).open()))) == 5
+    for tab in page.locator("[role=tab]").evaluate_all("tabs => tabs.map(tab => tab.id)"):
+        page.locator(f"#{tab}").click()
+        assert page.locator("#panel").inner_text().strip()
+    page.locator("#tab-confusion").click()
+    page.locator("#true-class").select_option("1")
+    expect(page.locator("#cell")).to_contain_text("of 40 images")
+    page.emulate_media(color_scheme="dark")
+    expect(page.get_by_role("region", name="Trials of sweep digits-1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not Axe().run(page).response["violations"]
