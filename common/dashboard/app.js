@@ -63,6 +63,8 @@ if (data.runs.length) {
   show_runs();
   set_up_curves();
   set_up_run();
+  show_recipes();
+  if (data.runs.length > 1) set_up_two();
 }
 const draw_sweeps = show_sweeps();
 draw_sweeps();

@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from common.base.errors import UserError
 from common.base.files import package_file, write_atomic
-from common.dashboard import pictures, reading, summary
+from common.dashboard import comparing, importance, pictures, reading, summary
 from common.runs.folder import command
 
 HERE = Path(__file__).parent
-SCRIPTS = ("elements.js", "charts.js", "state.js", "overview.js", "tabs.js", "sweeps.js", "app.js")
+SCRIPTS = ("elements.js", "charts.js", "state.js", "overview.js", "tabs.js", "compare.js", "sweeps.js", "app.js")
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
 # Nothing may leave the page, whatever a run's text contains.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -63,9 +63,12 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         raise UserError(f"--runs_dir {runs_dir} can't be listed: {error.strerror or error}") from None
     runs = [described(path) for path in folders.values()]
     runs.sort(key=lambda run: (run["started"] or 0, run["id"]), reverse=True)
-    leading = [run["id"] for ranking in summary.rank(runs) for run in ranking.runs[:5]]
+    rankings = summary.rank(runs)
+    leading = [run["id"] for ranking in rankings for run in ranking.runs[:5]]
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
-    best, differing = summary.describe_best(runs), reading.differing_keys(runs)
+    compared, sides = comparing.side_by_side(runs, folders, leading)
+    recipes = comparing.recipes_in_words(rankings, sides)
+    best, differing = summary.describe_best(runs, recipes), reading.differing_keys(runs)
     for run in runs:
         run["report"] = run.pop("shown")
     return {
@@ -75,7 +78,9 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         "best": best,
         "leading": leading,
         "differing": differing,
-        "sweeps": reading.read_sweeps(runs_dir),
+        "recipes": list(recipes.values()),
+        "compared": compared,
+        "sweeps": [importance.described(sweep) for sweep in reading.read_sweeps(runs_dir)],
     }
 
 

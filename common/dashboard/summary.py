@@ -1,6 +1,6 @@
 """What the numbers mean, in plain sentences. Pure: the runs that `reading` read in, text out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -338,8 +338,9 @@ def beats_baseline(run: Run, split: str) -> bool:
     return not (count and images and accuracy is not None) or surely(accuracy * images, images, 1 / count)
 
 
-def describe_best(runs: list[Run]) -> list[dict[str, Any]]:
-    """For each data set `{"run", "text"}`: the best run, and what set it apart. `run` is None where none can be called the best."""
+def describe_best(runs: list[Run], recipes: Collection[str] = ()) -> list[dict[str, Any]]:
+    """For each data set `{"run", "text"}`: the best run, and what set it apart. `run` is None where none can be called the best.
+    recipes: the data on which recipes compete, each with several seeds, so that what set one run apart may be its seed."""
     found = []
     for ranking in rank(runs):
         data, split, ranked, apart = ranking.data, ranking.split, ranking.runs, ranking.apart
@@ -360,6 +361,8 @@ def describe_best(runs: list[Run]) -> list[dict[str, Any]]:
             )
         elif len(ranked) == 1:
             text = f"is right on {percent(measured(best, split))} of {named}; no other run was measured on them."
+        elif data in recipes:
+            text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} single runs; a part of that is the luck of its seed.{others}"
         else:
             text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} runs. {set_apart(ranked, split)}{others}"
         found.append({"run": name, "text": text})

@@ -49,14 +49,15 @@ function classes_tab(run) {
 
 function tiles(run, wanted, caption) {
   const {src, columns, rows, tiles} = run.thumbnails;
-  by_id("panel").style.setProperty("--sprite", `url("${src}")`);
   const step = (at, count) => count > 1 ? 100 * at / (count - 1) : 0;
-  return el("div", {class: "tiles"}, wanted.map(n => {
+  const strip = el("div", {class: "tiles"}, wanted.map(n => {
     const text = caption(tiles[n]), image = el("div", {class: "tile", role: "img", "aria-label": `Image ${tiles[n][3]}: ${text}`});
     image.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
     image.style.backgroundPosition = `${step(n % columns, columns)}% ${step(Math.floor(n / columns), rows)}%`;
     return el("figure", {}, image, el("figcaption", {"aria-hidden": "true"}, text));
   }));
+  strip.style.setProperty("--sprite", `url("${src}")`);  // once for all of its images
+  return strip;
 }
 
 // The matrix at one level, with classes of one superclass side by side.

@@ -27,6 +27,7 @@ def make_run(
     *,
     skill: float = 3.0,
     seed: int = 0,
+    config_seed: int = 0,
     started: float = STARTED,
     status: str = "finished",
     epochs: int = 5,
@@ -37,10 +38,11 @@ def make_run(
     images_per_class: int = 40,
     **settings: object,
 ) -> Path:
-    """A run of `epochs` epochs; `skill` is how far the right class's logit stands out (3: about 80 % right)."""
+    """A run of `epochs` epochs; `skill` is how far the right class's logit stands out (3: about 80 % right). `seed` draws
+    its answers, `config_seed` is the flag."""
     folder = runs_dir / run_id
     (folder / "checkpoints").mkdir(parents=True)
-    config = as_dict(TrainConfig.of(dataset="cifar100", run_id=run_id, epochs=epochs, **settings))
+    config = as_dict(TrainConfig.of(dataset="cifar100", run_id=run_id, epochs=epochs, seed=config_seed, **settings))
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     accuracy = write_metrics(folder, epochs, skill, started)
     for name in ("last.pt", "best.safetensors"):
