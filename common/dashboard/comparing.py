@@ -94,6 +94,7 @@ def side_by_side(
         except NotComparable as reason:
             note = why_not[group] = str(reason)
         groups.append(group_row(group, of, note))
+    groups.sort(key=lambda row: tuple(-row[key]["mean"] if row[key] else 1 for key in ("test", "validation")))
     alone = [run for run in runs if run["id"] in answered]
     sides += [side_of(run["id"], [run], answered, folders) for run in alone]
     return {

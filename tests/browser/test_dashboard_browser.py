@@ -13,7 +13,7 @@ from common.dashboard.page import collect, render, write_page
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage", "card")
@@ -285,11 +285,87 @@ def test_markup_in_names_stays_text(open_page) -> None:
 
 def test_a_sweep_draws_every_trial_and_opens_its_run(open_page) -> None:
     page = open_page()
-    assert page.locator("#sweeps .scatterlayer .trace").count() == 3
+    assert page.get_by_role("region", name="Chart of sweep digits-1").locator(".scatterlayer .trace").count() == 3
     trials = page.get_by_role("region", name="Trials of sweep digits-1")
     expect(trials).to_contain_text("fail: diverged")
+    expect(page.locator("#sweeps li")).to_have_text("Trial 2, gone: diverged")
+    expect(page.locator("#sweeps")).to_contain_text("from 10 completed trials on: 8 more")
+    expect(page.locator("#sweeps .js-plotly-plot")).to_have_count(2)  # all trials, and the best so far
     trials.get_by_role("link", name="poor").click()
     expect(page.locator("#run-title")).to_have_text("Run poor")
+
+
+def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browser: Browser, tmp_path: Path) -> None:
+    for number, (group, lr) in enumerate((("slow", 0.001), ("fast", 0.02))):
+        for seed in range(2):
+            how = {"skill": 2.5 + number + 0.1 * seed, "seed": 10 * number + seed, "config_seed": seed}
+            make_run(tmp_path / "runs", f"{group}-seed{seed}", group=group, lr=lr, **how)
+    make_run(tmp_path / "runs", "other images", images_per_class=20)
+    make_run(tmp_path / "runs", "untested", tested=False)
+    data = write_page(tmp_path / "runs", tmp_path / "page.html")
+    page, trouble = browser.new_page(viewport={"width": 390, "height": 900}), []
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    expect(page.locator("#recipes")).to_contain_text("Of 2 recipes fast has the highest accuracy")
+    assert column(page, "Groups of runs", "Group") == ["fast", "slow"]
+    one, other, said = page.locator("#one"), page.locator("#other"), page.locator("#two-said")
+    assert (one.input_value(), other.input_value()) == ("fast", "slow")  # the recipes that the first sentence speaks of
+
+    def choose(select: Locator, name: str) -> None:
+        select.focus()
+        page.keyboard.press("Home")
+        while select.input_value() != name:
+            page.keyboard.press("ArrowDown")
+
+    choose(one, "fast-seed0")
+    choose(other, "slow-seed0")
+    sides, pairs = data["compared"]["sides"], data["compared"]["pairs"]
+    first, second = sorted(("fast-seed0", "slow-seed0"), key=sides.index)
+    found = next(found for i, j, found in pairs if (sides[i], sides[j]) == (first, second))
+    expect(said).to_contain_text(found["verdict"])
+    expect(said).to_contain_text(found["said"])
+    counts = dict(zip(("both", f"only {first}", f"only {second}", "neither"), map(str, found["counts"]), strict=True))
+    rights = column(page, "Which is right on how many images", "Right")
+    assert dict(zip(rights, column(page, "Which is right on how many images", "Images"), strict=True)) == counts
+    for name in (first, second):  # as many as the table says, by picture or by number
+        heading = page.get_by_role("heading", name=f"Only {name} gets right: {counts[f'only {name}']} image")
+        expect(heading).to_be_visible()
+    assert page.locator("#two .tile").count() > 0
+    assert column(page, "Settings that differ", "Setting") == ["lr"]
+    lines = page.locator("#two .scatterlayer .trace")
+    expect(lines).to_have_count(2)
+    low, high = found["rows"][0][1:3] if first == "fast-seed0" else [-end for end in found["rows"][0][2:0:-1]]
+    (interval,) = column(page, "Difference, slow-seed0 − fast-seed0", "95 %")
+    assert [float(end.replace("−", "-")) for end in interval.split(" to ")] == pytest.approx([100 * low, 100 * high], abs=0.006)  # fmt: skip
+    found = Axe().run(page, context="#two-section").response["violations"]
+    assert not found, [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    link = page.get_by_role("region", name="Table of runs").get_by_role("link", name="untested")
+    link.click()  # opens a run, and keeps the two
+    expect(page.locator("#run-title")).to_have_text("Run untested")
+    again = browser.new_page()
+    again.set_default_timeout(PATIENCE)
+    again.goto(page.url)
+    expect(again.locator("#two-said")).to_have_text(said.inner_text())
+    expect(again.locator("#run-title")).to_have_text("Run untested")
+    again.locator("#other").select_option("untested")
+    expect(again.locator("#two-said")).to_contain_text("untested is not tested yet: python evaluate.py")
+    again.locator("#other").select_option("other images")
+    expect(again.locator("#two-said")).to_contain_text("were tested on other images")
+    again.go_back()
+    again.go_back()
+    expect(again.locator("#other")).to_have_value("slow-seed0")
+    again.get_by_role("link", name="fast and slow side by side").click()
+    expect(again.locator("#one")).to_have_value("fast")
+    expect(again.locator("#two-title")).to_be_focused()
+    expect(again.locator("#two .scatterlayer .trace")).to_have_count(4)
+    assert column(again, "Difference, slow − fast", "Over")[0] == "other seeds, these images"
+    assert trouble == []
+    for tab in (page, again):
+        tab.close()
 
 
 def test_charts_follow_the_theme(open_page) -> None:
