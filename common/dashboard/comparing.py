@@ -73,8 +73,8 @@ def side_by_side(
     ids = {run["id"] for run in runs}
     members: dict[str, list[Run]] = {}
     for run in runs:
-        group = run["config"].get("group")
-        if isinstance(group, str) and group not in ids:  # as compare.py, which takes such a name for the run
+        group = group_of(run)
+        if group and group not in ids:  # as compare.py, which takes such a name for the run
             members.setdefault(group, []).append(run)
     members = {group: sorted(of, key=seed_of) for group, of in members.items() if len(of) > 1}
     answered: dict[str, Answered] = {}
@@ -110,10 +110,10 @@ def side_by_side(
 
 def to_read(runs: list[Run], leading: Sequence[str]) -> set[str]:
     """The ids of the runs whose predictions are read: the leading ones, those of their groups, and the newest."""
-    groups = {run["config"].get("group") for run in runs if run["id"] in leading} - {None}
+    groups = {group_of(run) for run in runs if run["id"] in leading} - {None}
     order = sorted(
         (run for run in runs if run["report"]),
-        key=lambda run: (run["id"] not in leading, run["config"].get("group") not in groups),
+        key=lambda run: (run["id"] not in leading, group_of(run) not in groups),
     )
     return {run["id"] for run in order[:RUNS]}
 
@@ -153,6 +153,11 @@ def _answered(path: Path, changed: int, size: int) -> Answered:
     predictions = Predictions.load(path)
     right = predictions.predicted == predictions.labels
     return Answered(right, predictions.labels, predictions.indices, predictions.digest, predictions.logits.shape[1])
+
+
+def group_of(run: Run) -> str | None:
+    group = run["config"].get("group")
+    return group if isinstance(group, str) else None
 
 
 def seed_of(run: Run) -> int:

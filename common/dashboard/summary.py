@@ -295,8 +295,8 @@ def same_measure(run: Run, other: Run, split: str) -> bool:
     """Whether both were measured on the same images with the same labels, as far as is known."""
     if split == "validation":
         return run["validated_on"] is not None and run["validated_on"] == other["validated_on"]
-    size = {r["config"].get("image_size") for r in (run, other)}
-    return same_images(run["report"], other["report"], same_size=len(size) == 1)
+    same_size = run["config"].get("image_size") == other["config"].get("image_size")
+    return same_images(run["report"], other["report"], same_size)
 
 
 def rank(runs: list[Run]) -> list[Ranking]:

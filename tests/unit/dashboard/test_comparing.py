@@ -219,6 +219,24 @@ def test_a_group_that_is_no_one_recipe_is_not_compared_and_says_why(two: Path, d
     assert why in row["note"] == data["compared"]["why_not"]["A"] and "A" not in data["compared"]["sides"]
 
 
+@pytest.mark.parametrize(
+    "values", [{"group": ["A"]}, {"group": {"a": 1}}, {"seed": "x"}, {"seed": [1]}, {"image_size": []}, {"preset": 5}]
+)
+def test_a_strangers_config_costs_its_own_group_at_most(two: Path, values: dict) -> None:
+    config = two / "A-seed1" / "config.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **values}))
+    assert "B" in compared(two)["sides"]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_groups_tested_on_an_image_or_two_are_told_to_tell_nothing(tmp_path: Path, images: int) -> None:
+    for group, lr in (("A", 0.1), ("B", 0.2)):
+        for seed in range(2):
+            answer = np.arange(images) < seed + (group == "B")
+            evaluated_run(tmp_path, f"{group}{seed}", answer, group=group, seed=seed, lr=lr)
+    assert "better than" not in pair(compared(tmp_path), "A", "B")["verdict"].partition(" is shown")[0]
+
+
 def test_a_setting_that_an_earlier_version_did_not_write_has_its_default(two: Path) -> None:
     config = two / "A-seed1" / "config.yaml"
     values = yaml.safe_load(config.read_text())
