@@ -10,11 +10,11 @@ const points = value => `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFix
 const bytes_of = base64 => Uint8Array.from(atob(base64), character => character.charCodeAt(0));
 
 function show_recipes() {
-  if (data.recipes.length) by_id("best-title").textContent = "The best recipe, and the best run";
-  by_id("recipes").append(...data.recipes.flatMap(({text, sure, next, commands, pair}) => [
+  if (data.recipes.some(({text}) => text)) by_id("best-title").textContent = "The best recipe, and the best run";
+  for (const {text, sure, next, commands, pair} of data.recipes) by_id(text ? "recipes" : "best").append(...[
     el("p", {}, text, sure ? el("strong", {}, ` ${sure}`) : null, pair ? [" ", el("a", pair_link(...pair), `${pair.join(" and ")} side by side`)] : null),
-    next ? el("p", {}, next) : null, ...commands.map(command => el("p", {}, el("code", {}, command))),
-  ].filter(known)));
+    next ? sentence(next) : null, ...commands.map(command => el("p", {}, el("code", {}, command))),
+  ].filter(known));
   if (!groups.size) return;
   const share = (label, key) => ({label, value: group => group[key] && group[key].mean, number: true, show: group => mean_and_sd(group[key])});
   by_id("recipes").append(table("Groups of runs", [
@@ -100,11 +100,12 @@ function image_names(name) {
 
 const PICTURED = 24, NAMED = 300;
 
-// The pictures that the page has are of mistakes: those of the one that is wrong.
+// The pictures that the page has are of mistakes: those of the one that is wrong, the surest first.
 function alone_right(one, other) {
   const places = only_right(one, other), {indices, files} = images_of(one), name = image_names(one);
   const wrong = runs_of(other).find(run => run.thumbnails), tile_of = new Map(wrong ? wrong.thumbnails.tiles.map((tile, n) => [tile[3], n]) : []);
-  const tile = at => tile_of.get(indices ? indices[at] : at), pictured = places.filter(at => known(tile(at))).slice(0, PICTURED), rest = places.filter(at => !pictured.includes(at));
+  const tile = at => tile_of.get(indices ? indices[at] : at), sure = at => wrong.thumbnails.tiles[tile(at)][2];
+  const pictured = places.filter(at => known(tile(at))).sort((a, b) => sure(b) - sure(a)).slice(0, PICTURED), rest = places.filter(at => !pictured.includes(at));
   const report = wrong && wrong.report, more = rest.length > NAMED ? `, and ${rest.length - NAMED} more` : "";
   return el("div", {},
     el("h3", {}, `Only ${one} gets right${runs_of(one).length + runs_of(other).length > 2 ? ", with every seed" : ""}: ${places.length} image${places.length === 1 ? "" : "s"}`),

@@ -181,6 +181,12 @@ def one_recipe(
     for run in members:
         if run["status"] not in ("finished", "unknown"):
             raise NotComparable(f"{run['id']} of {group} has not finished: it is {run['status']}.")
+    if untested := [run for run in members if run["report"] is None]:
+        evaluate = RunFolder(folders[first["id"]]).command("evaluate.py", "--checkpoint", group)
+        raise NotComparable(
+            f"{len(untested)} of the {len(members)} runs of {group} {'is' if len(untested) == 1 else 'are'} not tested yet: `{evaluate}`"
+        )
+    for run in members:
         if run["id"] not in answered:
             raise NotComparable(f"Not all of {group} can be compared. {why_not[run['id']]}")
         if reason := apart_in(first, run):
@@ -204,6 +210,8 @@ def group_row(group: str, members: list[Run], note: str) -> dict[str, Any]:
     return {
         "name": group,
         "runs": [run["id"] for run in members],
+        "data": members[0]["data"],
+        "one_recipe": not any(differing(settings_of(members[0]), settings_of(run)) for run in members),
         "test": mean_and_sd([run["report"].metrics.get("test/accuracy") if run["report"] else None for run in members]),
         "validation": mean_and_sd([run["validation_accuracy"] for run in members]),
         "note": note,
@@ -285,7 +293,7 @@ def right_in_words(side: Side) -> str:
 
 def said_for_sure(a: Side, b: Side) -> str:
     """What is sure of it, in a sentence: compare.py's verdict, unless only the seed differs."""
-    if len(a.runs) > 1 or len(b.runs) > 1 or differing(a.tested.recipe.settings, b.tested.recipe.settings):
+    if len(a.runs) > 1 or len(b.runs) > 1 or _apart(a, b):
         return verdict(a.tested, b.tested, paired(a, b))
     sure = any(tells(difference) for _, difference in differences(a.tested, b.tested, paired(a, b)))
     which = "the difference is more than other images would make" if sure else "chance may explain the difference"
@@ -338,18 +346,37 @@ def files_of(report: Report, folder: RunFolder, count: int) -> list[str] | None:
 # --- which recipe is better -------------------------------------------------------------------------------------------
 
 
-def recipes_in_words(rankings: Sequence[Ranking], sides: Sequence[Side]) -> dict[str, dict[str, Any]]:
-    """For the data on which a recipe was tested with several seeds `{"text", "sure", "pair", "next", "commands"}`: which recipe is best, how
-    sure that is, and what to try next."""
-    grouped = {run["id"] for side in sides if len(side.runs) > 1 for run in side.runs}
+def recipes_in_words(
+    rankings: Sequence[Ranking], sides: Sequence[Side], groups: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """For each data on which recipes compete `{"text", "sure", "pair", "next", "commands"}`: which recipe is best, how sure that is, and
+    what to try next. `text` is empty where each has one seed, so that there are runs to be ranked, and no recipes. groups: as the page has
+    them; the runs of one that is no recipe yet stand for none."""
+    grouped = {run for row in groups if row["one_recipe"] for run in row["runs"]}
     found = {}
     for ranking in rankings:
         ids = {run["id"] for run in ranking.runs}
         here = [side for side in sides if {run["id"] for run in side.runs} <= ids]
         here = [side for side in here if len(side.runs) > 1 or side.runs[0]["id"] not in grouped]
-        if ranking.split == "test" and any(len(side.runs) > 1 for side in here):
-            found[ranking.data] = _best_recipe(ranking, sorted(here, key=lambda side: -side.mean))
+        ranked = sorted(here, key=lambda side: -side.mean)
+        if ranking.split != "test":
+            continue
+        waiting = [row["note"] for row in groups if row["one_recipe"] and row["note"] and row["data"] == ranking.data]
+        if any(len(side.runs) > 1 for side in here):
+            said = _best_recipe(ranking, ranked)
+            found[ranking.data] = {**said, "next": " ".join([*waiting, said["next"]])}
+        elif len(ranked) > 1 and beats_baseline(ranked[0].runs[0], "test") and _apart(*ranked[:2]):
+            found[ranking.data] = {
+                "text": "",
+                "sure": "",
+                "pair": [ranked[0].name, ranked[1].name],
+                **_next(*ranked[:2]),
+            }
     return found
+
+
+def _apart(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
+    return differing(a.tested.recipe.settings, b.tested.recipe.settings)
 
 
 def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
@@ -370,8 +397,7 @@ def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
         f"Of {len(ranked)} recipes {best.name} has the highest accuracy on {named}: right on {right_in_words(best)}. "
         f"Next is {second.name} with {right_in_words(second)}."
     )
-    apart = differing(best.tested.recipe.settings, second.tested.recipe.settings)
-    told = [f"{key} {_shown(mine)} instead of {_shown(other)}" for key, (mine, other) in apart.items()]
+    told = [f"{key} {_shown(mine)} instead of {_shown(other)}" for key, (mine, other) in _apart(best, second).items()]
     more = f" {len(told) - DIFFERENCES_TOLD} more settings differ." if len(told) > DIFFERENCES_TOLD else ""
     text += f" It used {listed(told[:DIFFERENCES_TOLD])}.{more}" if told else " Both have the same settings."
     return {
@@ -400,10 +426,17 @@ def _next(best: Side, second: Side) -> dict[str, Any]:
             "next": f"What next: more than these {few} to test on would tell them apart soonest; more seeds would help less.",
             "commands": [],
         }
-    seeds = max(3, 2 * max(len(best.runs), len(second.runs)))
+    several = max(len(best.runs), len(second.runs))
+    seeds = 2 * several if several > 1 else 3
     commands = [more_seeds(side, seeds) for side in (best, second)]
     return {
-        "next": f"What next: more seeds would tell, such as {seeds} of each; then evaluate.py on both again.",
+        "next": "What next: "
+        + (
+            "one seed of each can't tell which recipe is better; train"
+            if several == 1
+            else "more seeds would tell; train"
+        )
+        + f" {seeds} of each, and evaluate.py on both.",
         "commands": [command for command in commands if command],
     }
 

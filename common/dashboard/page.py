@@ -67,8 +67,11 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     leading = [run["id"] for ranking in rankings for run in ranking.runs[:5]]
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
     compared, sides = comparing.side_by_side(runs, folders, leading)
-    recipes = comparing.recipes_in_words(rankings, sides)
-    best, differing = summary.describe_best(runs, recipes), reading.differing_keys(runs)
+    recipes = comparing.recipes_in_words(rankings, sides, compared["groups"])
+    best, differing = (
+        summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]]),
+        reading.differing_keys(runs),
+    )
     for run in runs:
         run["report"] = run.pop("shown")
     return {

@@ -203,7 +203,7 @@ def test_images_that_every_seed_of_one_and_none_of_the_other_gets_right_are_coun
         ({"momentum": 0.5}, "differ in more than the seed (momentum)"),
         ({"seed": 1}, "have the same seed"),
         ({"status": "interrupted"}, "has not finished: it is interrupted"),
-        ({"untested": True}, "Not all of A can be compared. odd is not tested yet"),
+        ({"untested": True}, "1 of the 4 runs of A is not tested yet: `python evaluate.py --checkpoint A "),
         ({"images": 300}, "can't be taken together"),
     ],
 )
@@ -261,7 +261,7 @@ def test_where_it_is_not_sure_the_seeds_to_train_next_are_the_same_recipes(tmp_p
     make(tmp_path, "A", [0.70, 0.70, 0.71])
     make(tmp_path, "B", [0.69, 0.80, 0.89], draw=3, lr=0.5, epochs=2, data_dir="-d", nesterov=True, max_steps=7)
     (said,) = page.collect(tmp_path)["recipes"]
-    assert "B is better than A" not in said["sure"] and "more seeds would tell, such as 6 of each" in said["next"]
+    assert "B is better than A" not in said["sure"] and "more seeds would tell; train 6 of each" in said["next"]
     assert len(said["commands"]) == 2
     for command, run in zip(said["commands"], ("B-seed0", "A-seed0"), strict=True):
         script, *words = words_of(command)
@@ -279,6 +279,27 @@ def test_a_single_run_beside_a_group_is_a_recipe_of_one_seed_that_can_not_tell(t
     assert any(words_of(command)[-1] == "alone-seeds" or "alone-seeds" in command for command in said["commands"])
 
 
+def test_a_group_that_is_not_wholly_tested_is_no_recipe_yet_and_the_command_that_makes_it_one_is_told(
+    two: Path,
+) -> None:
+    RunFolder(two / "B-seed2").evaluated().report.unlink()
+    (said,) = page.collect(two)["recipes"]
+    assert said["text"].startswith("A is right on 71.0 ± 1.0 % (mean ± sd of 3 seeds)") and said["pair"] is None
+    assert said["next"].startswith("1 of the 3 runs of B is not tested yet: `python evaluate.py --checkpoint B ")
+
+
+def test_two_runs_of_one_seed_each_are_ranked_as_runs_and_the_recipes_left_to_more_seeds(tmp_path: Path) -> None:
+    for name, accuracy, lr in (("a", 0.8, 0.1), ("b", 0.9, 0.2), ("c", 0.7, 0.3)):
+        evaluated_run(tmp_path, name, right(accuracy), lr=lr)
+    data = page.collect(tmp_path)
+    (said,) = data["recipes"]
+    assert (
+        "the best of 3 runs. Next is a" in data["best"][0]["text"] and said["text"] == "" and said["pair"] == ["b", "a"]
+    )
+    assert "one seed of each can't tell which recipe is better; train 3 of each" in said["next"]
+    assert ["--group a-seeds" in command or "--group b-seeds" in command for command in said["commands"]] == [True] * 2
+
+
 def test_recipes_at_guessing_level_are_not_called_the_best(tmp_path: Path) -> None:
     make(tmp_path, "A", [0.50, 0.51, 0.49])
     make(tmp_path, "B", [0.48, 0.51, 0.49], draw=3, lr=0.5)
@@ -291,7 +312,7 @@ def test_without_groups_nothing_is_said_of_recipes_and_scipys_tests_are_not_impo
     evaluated_run(tmp_path, "b", right(0.9))
     code = (
         "import sys; from pathlib import Path; from common.dashboard.page import collect; "
-        f"data = collect(Path({str(tmp_path)!r})); assert data['recipes'] == [] and len(data['compared']['pairs']) == 1; "
+        f"data = collect(Path({str(tmp_path)!r})); assert not any(said['text'] for said in data['recipes']) and len(data['compared']['pairs']) == 1; "
         "assert not {'scipy.stats', 'optuna'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
