@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from common.analysis.predictions import Predictions
 from common.analysis.recipes import Tested, differences, narrows, same_images, tells, verdict
 from common.analysis.report import Report
+from common.analysis.seeds import over_images
 from common.base.errors import UserError
 from common.base.text import counted
 from common.config import PRESETS, SETS_APART, TrainConfig, as_dict
@@ -97,6 +98,7 @@ def side_by_side(
     groups.sort(key=lambda row: tuple(-row[key]["mean"] if row[key] else 1 for key in ("test", "validation")))
     alone = [run for run in runs if run["id"] in answered]
     sides += [side_of(run["id"], [run], answered, folders) for run in alone]
+    sides.sort(key=lambda side: (len(side.runs) == 1, -side.mean))
     return {
         "groups": groups,
         "settings": DEFAULTS,
@@ -264,6 +266,7 @@ def pair_of(a: Side, b: Side) -> dict[str, Any] | str:
     return {
         "said": accuracies_in_words(a, b),
         "verdict": said_for_sure(a, b),
+        "turned": said_for_sure(b, a) if min(len(a.runs), len(b.runs)) > 1 else None,  # an interval has a direction
         "rows": [[what, *map(number, difference.interval), number(difference.p_value)] for what, difference in found],
         "narrows": narrows(found),
         "counts": [int(part.sum()) for part in (all_a & all_b, all_a & ~any_b, all_b & ~any_a, ~any_a & ~any_b)],
@@ -279,9 +282,13 @@ def accuracies_in_words(a: Side, b: Side) -> str:
     images = counted(a.tested.right.shape[1], f"{a.runs[0]['report'].split} image")
     text = f"{best.name} is right on {right_in_words(best)} of {images}, {next_.name} on {right_in_words(next_)}"
     apart = 100 * (best.mean - next_.mean)
+    sure = ""
+    if len(a.runs) == len(b.runs) == 1 and (difference := over_images(next_.tested.right, best.tested.right)):
+        low, high = (100 * end for end in difference.interval)
+        sure = f" (95 % interval {low:+.2f} to {high:+.2f}; McNemar's p = {difference.p_value:.2g})"
     flips = [run["id"] for side in (a, b) for run in side.runs if run["report"].tta != "none"]
     mirrored = f" {listed(flips)} saw each image with its mirror image (--tta flip)." * bool(flips)
-    return f"{text}: {f'{apart:.2f} points more' if apart else 'as many'}.{mirrored}"
+    return f"{text}: {f'{apart:.2f} points more' if apart else 'as many'}{sure}.{mirrored}"
 
 
 def right_in_words(side: Side) -> str:
@@ -399,7 +406,7 @@ def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
     )
     told = [f"{key} {_shown(mine)} instead of {_shown(other)}" for key, (mine, other) in _apart(best, second).items()]
     more = f" {len(told) - DIFFERENCES_TOLD} more settings differ." if len(told) > DIFFERENCES_TOLD else ""
-    text += f" It used {listed(told[:DIFFERENCES_TOLD])}.{more}" if told else " Both have the same settings."
+    text += f" {best.name} used {listed(told[:DIFFERENCES_TOLD])}.{more}" if told else " Both have the same settings."
     return {
         "text": text,
         "sure": said_for_sure(best, second),

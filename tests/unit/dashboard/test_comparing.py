@@ -79,7 +79,11 @@ def test_two_runs_have_the_numbers_of_a_plain_loop_and_scipy(tmp_path: Path) -> 
     n, apart = 402, only_second - only_first  # Agresti & Min: half an image added to each cell
     half = 1.959964 * math.sqrt((only_first + only_second + 1) / n**2 - apart**2 / n**3)
     assert (low, high) == pytest.approx((apart / n - half, apart / n + half), abs=1e-5)
-    assert "b is right on 85.0 % of 400 test images, a on 80.0 %: 5.00 points more" in said["said"]
+    low, high = (100 * end for end in ((low, high) if second == "b" else (-high, -low)))
+    assert said["said"] == (
+        f"b is right on 85.0 % of 400 test images, a on 80.0 %: 5.00 points more (95 % interval {low:+.2f} to {high:+.2f}; "
+        f"McNemar's p = {p:.2g})."
+    )
 
 
 def test_the_page_says_of_two_runs_what_compare_py_prints(two: Path) -> None:
@@ -184,6 +188,8 @@ def test_a_group_is_its_mean_and_sd_and_is_compared_over_seeds_as_a_recipe(two: 
     assert said["verdict"] == " ".join(printed.split("\n\n")[-1].splitlines()) and "B is better than A" in printed
     assert [row[0] for row in said["rows"]] == re.findall(r"\| ((?:other|these) .+?) \|", printed)
     assert said["narrows"] in printed
+    turned = comparison_in_words(*read_pair(str(two), second, first))
+    assert said["turned"] == " ".join(turned.split("\n\n")[-1].splitlines())
 
 
 def test_images_that_every_seed_of_one_and_none_of_the_other_gets_right_are_counted(two: Path) -> None:
