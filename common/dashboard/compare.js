@@ -6,6 +6,7 @@ const groups = new Map(compared.groups.map(group => [group.name, group]));
 const side_number = new Map(compared.sides.map((name, i) => [name, i]));
 const pairs = new Map(compared.pairs.map(([i, j, found]) => [`${i} ${j}`, found]));
 const runs_of = name => (groups.has(name) ? groups.get(name).runs : [name]).map(id => runs.get(id));
+const NAMED_RUNS = 12;  // of a group
 const points = value => `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(2)}`;
 const bytes_of = base64 => Uint8Array.from(atob(base64), character => character.charCodeAt(0));
 
@@ -20,7 +21,7 @@ function show_recipes() {
   by_id("recipes").append(table("Groups of runs", [
     {label: "Group", value: group => group.name}, {label: "Runs", value: group => group.runs.length, number: true},
     share("Test, mean ± sd", "test"), share("Validation, mean ± sd", "validation"),
-    {label: "Its runs", show: group => el("span", {class: "wrap"}, group.runs.flatMap((id, i) => [i ? ", " : "", run_link(id)]))},
+    {label: "Its runs", show: group => el("span", {class: "wrap"}, group.runs.slice(0, NAMED_RUNS).flatMap((id, i) => [i ? ", " : "", run_link(id)]), group.runs.length > NAMED_RUNS ? ` and ${group.runs.length - NAMED_RUNS} more` : null)},
     {label: "Not compared because", value: group => group.note || null, show: group => group.note ? el("span", {class: "wrap"}, ...sentence(group.note).childNodes) : "–"},
   ], compared.groups));
 }
@@ -98,7 +99,7 @@ function image_names(name) {
   return at => `${files ? files[at] : `image ${indices ? indices[at] : at}`}${of ? ` (${known_as[of[at]]})` : ""}`;
 }
 
-const PICTURED = 24, NAMED = 300;
+const PICTURED = 24, NAMED = 300;  // at most, of the images of a side
 
 // The pictures that the page has are of mistakes: those of the one that is wrong, the surest first.
 function alone_right(one, other) {

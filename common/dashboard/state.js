@@ -1,5 +1,5 @@
 "use strict";
-// What is chosen. The address's fragment holds the run, the tab, and the two runs side by side.
+// What is chosen. The address's fragment holds the run and the tab.
 
 const runs = new Map(data.runs.map(run => [run.id, run]));
 const best_ids = new Set(data.best.map(best => best.run).filter(known));

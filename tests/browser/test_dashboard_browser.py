@@ -368,6 +368,41 @@ def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browse
         tab.close()
 
 
+def test_a_sweep_of_several_seeds_shows_their_runs_what_mattered_and_why_trials_failed(
+    browser: Browser, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        make_run(tmp_path / "runs", f"s-0-seed{seed}", config_seed=seed, group="s-0", tested=False)
+    folder = make_sweep(tmp_path / "runs", "s", [f"s-{n}" for n in range(12)])
+    trials = json.loads((folder / "trials.json").read_text())
+    trials[0] |= {"sd": 0.0123, "runs": ["s-0-seed0", "s-0-seed1"]}
+    trials[12]["error"] = "RuntimeError: " + "the loss is no number any more, " * 9 + "<b>lower</b> the lr"
+    (folder / "trials.json").write_text(json.dumps(trials))
+    data = write_page(tmp_path / "runs", tmp_path / "page.html")
+    page, trouble = browser.new_page(viewport={"width": 390, "height": 900}), []
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    table = page.get_by_role("region", name="Trials of sweep s", exact=True)
+    expect(table).to_contain_text("0.6 ± 0.0123")
+    importance = data["sweeps"][0]["importance"]
+    assert len(importance) == 3
+    assert column(page, "Importance in sweep s", "Parameter") == [name for name, _ in importance]
+    assert column(page, "Importance in sweep s", "Importance") == [f"{100 * share:.1f} %" for _, share in importance]
+    expect(page.locator("#sweeps li")).to_have_text(f"Trial 12, gone: {trials[12]['error']}")
+    best = page.locator("#sweeps .columns .js-plotly-plot")
+    expect(best).to_be_visible()
+    assert best.evaluate("chart => chart.data[1].y") == [0.6 + 0.05 * n for n in range(12)] + [0.6 + 0.05 * 11]
+    found = Axe().run(page, context="#sweeps").response["violations"]
+    assert not found, [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    table.get_by_role("link", name="s-0-seed1").click()
+    expect(page.locator("#run-title")).to_have_text("Run s-0-seed1")
+    assert trouble == []
+    page.close()
+
+
 def test_charts_follow_the_theme(open_page) -> None:
     page = open_page()
     show(page, "good", "confidence")
