@@ -17,7 +17,7 @@ from common.analysis.recipes import Tested, differences, narrows, same_images, t
 from common.analysis.report import Report
 from common.analysis.seeds import over_images
 from common.base.errors import UserError
-from common.base.text import counted
+from common.base.text import counted, path_word
 from common.config import PRESETS, SETS_APART, TrainConfig, as_dict
 from common.dashboard.reading import number, plain
 from common.dashboard.summary import DIFFERENCES_TOLD, Ranking, Run, beats_baseline, listed, percent
@@ -101,7 +101,7 @@ def side_by_side(
     sides.sort(key=lambda side: (len(side.runs) == 1, -side.mean))
     return {
         "groups": groups,
-        "settings": DEFAULTS,
+        "settings": {**DEFAULTS, "data_dir": None},
         "sides": [side.name for side in sides],
         "pairs": pairs_of(sides),
         "why_not": why_not,
@@ -128,7 +128,7 @@ def read_answered(run: Run, folder: RunFolder, chosen: set[str]) -> Answered:
     if run["id"] not in chosen:
         raise NotComparable(
             f"The page compares {RUNS} runs, the leading and the newest, of which {run['id']} is none: "
-            f"`{folder.command('compare.py', 'A', 'B')}` compares any two."
+            f"`{folder.command('compare.py', path_word(Path(run['id'])), 'OTHER')}` compares it with any."
         )
     tested, best = report.checkpoint.epoch, run["best_epoch"]
     if tested is not None and best is not None and number(tested) != best:
@@ -192,7 +192,7 @@ def one_recipe(
         if run["id"] not in answered:
             raise NotComparable(f"Not all of {group} can be compared. {why_not[run['id']]}")
         if reason := apart_in(first, run):
-            raise NotComparable(f"The runs of {group} can't be taken together: {reason}")
+            raise NotComparable(f"{group} is not wholly tested on the same images. {reason}")
     return side_of(group, members, answered, folders)
 
 
@@ -238,14 +238,14 @@ def mean_and_sd(values: Sequence[float | None]) -> dict[str, Any] | None:
 def apart_in(run: Run, other: Run) -> str | None:
     """Why two tested runs can't be compared; None where they can."""
     one, two = run["report"], other["report"]
-    who = f"{run['id']} and {other['id']} were tested on other"
+    who = f"{run['id']} and {other['id']} can't be compared:"
     if one.classes != two.classes:
-        return f"{who} classes ({len(one.classes)} and {len(two.classes)} of them)."
+        return f"{who} their classes differ ({len(one.classes)} and {len(two.classes)} of them)."
     if one.split != two.split:
-        return f"{run['id']} was evaluated on {one.split} images, {other['id']} on {two.split} images."
+        return f"{who} one was evaluated on {one.split} images, the other on {two.split} images."
     same_size = run["config"].get("image_size") == other["config"].get("image_size")
     if not same_images(one, two, same_size):
-        return f"{who} images or labels ({one.dataset.size} and {two.dataset.size} images)."
+        return f"{who} their {one.split} images or labels differ ({one.dataset.size} and {two.dataset.size} images)."
     return None
 
 

@@ -354,7 +354,7 @@ def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browse
     again.locator("#other").select_option("untested")
     expect(again.locator("#two-said")).to_contain_text("untested is not tested yet: python evaluate.py")
     again.locator("#other").select_option("other images")
-    expect(again.locator("#two-said")).to_contain_text("were tested on other images")
+    expect(again.locator("#two-said")).to_contain_text("their test images or labels differ (480 and 240 images)")
     again.go_back()
     again.go_back()
     expect(again.locator("#other")).to_have_value("slow-seed0")

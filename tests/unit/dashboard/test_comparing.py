@@ -135,9 +135,9 @@ def test_what_cannot_be_compared_says_why_in_a_sentence(two: Path) -> None:
     swapped.evaluated().report.write_text(report)
     found = compared(two)
     for name in ("fewer", "pixels", "labels"):
-        assert "were tested on other images or labels" in pair(found, "A-seed0", name)
-        assert "were tested on other images or labels" in pair(found, "A", name)
-    assert "were tested on other classes (" in pair(found, "A-seed0", "classes")
+        assert "can't be compared: their test images or labels differ" in pair(found, "A-seed0", name)
+        assert "can't be compared: their test images or labels differ" in pair(found, "A", name)
+    assert "can't be compared: their classes differ (" in pair(found, "A-seed0", "classes")
     assert pair(found, "A", "A-seed1") == "A-seed1 is in both."
     assert found["why_not"]["untested"].startswith("untested is not tested yet: `python evaluate.py")
     assert "evaluation/predictions.npz is missing or damaged" in found["why_not"]["torn"]
@@ -157,7 +157,7 @@ def test_ones_own_photos_may_be_decoded_to_another_size(tmp_path: Path) -> None:
         photos = {"dataset": "folder", "data_dir": "photos"}
         evaluated_run(tmp_path, name, right(0.9), name="folder", digest=digest, image_size=size, **photos)
     found = compared(tmp_path)
-    assert isinstance(pair(found, "a", "b"), dict) and "other images" in pair(found, "a", "c")
+    assert isinstance(pair(found, "a", "b"), dict) and "images or labels differ" in pair(found, "a", "c")
 
 
 def test_of_many_runs_the_leading_are_compared_and_the_others_told_how(tmp_path: Path, monkeypatch) -> None:
@@ -167,7 +167,7 @@ def test_of_many_runs_the_leading_are_compared_and_the_others_told_how(tmp_path:
     data = page.collect(tmp_path)
     assert set(data["compared"]["sides"]) <= set(data["leading"]) and len(data["compared"]["sides"]) == 3
     (out, *_) = data["compared"]["why_not"].items()
-    assert "compare.py A B" in out[1] and out[0] in out[1]
+    assert f"compare.py {out[0]} OTHER" in out[1]
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_images_that_every_seed_of_one_and_none_of_the_other_gets_right_are_coun
         ({"seed": 1}, "have the same seed"),
         ({"status": "interrupted"}, "has not finished: it is interrupted"),
         ({"untested": True}, "1 of the 4 runs of A is not tested yet: `python evaluate.py --checkpoint A "),
-        ({"images": 300}, "can't be taken together"),
+        ({"images": 300}, "A is not wholly tested on the same images"),
     ],
 )
 def test_a_group_that_is_no_one_recipe_is_not_compared_and_says_why(two: Path, damage: dict, why: str) -> None:
