@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from common.base.errors import UserError
 from common.base.files import package_file, write_atomic
-from common.dashboard import comparing, importance, pictures, reading, summary
+from common.dashboard import advice, comparing, importance, pictures, reading, summary
 from common.runs.folder import command
 
 HERE = Path(__file__).parent
@@ -67,7 +67,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     leading = [run["id"] for ranking in rankings for run in ranking.runs[:5]]
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
     compared, sides = comparing.side_by_side(runs, folders, leading)
-    recipes = comparing.recipes_in_words(rankings, sides, compared["groups"])
+    recipes = advice.recipes_in_words(rankings, sides, compared["groups"])
     best, differing = (
         summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]]),
         reading.differing_keys(runs),
