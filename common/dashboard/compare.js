@@ -117,7 +117,8 @@ function alone_right(one, other) {
 
 // --- curves ---
 
-const two_chart = el("div", {class: "chart"}), two_curve = el("select", {id: "two-curve", onchange: () => draw_two()});
+let two_chart = null;
+const two_curve = el("select", {id: "two-curve", onchange: () => draw_two()});
 
 function draw_two() {
   const key = two_curve.value;
@@ -131,10 +132,12 @@ function draw_two() {
 }
 
 function set_curves() {
-  const before = two_curve.value, keys = Object.keys(CURVE_NAMES).filter(key => [pair.one, pair.other].some(name => runs_of(name).some(run => run.curves[key])));
+  const old = two_chart, before = two_curve.value, keys = Object.keys(CURVE_NAMES).filter(key => [pair.one, pair.other].some(name => runs_of(name).some(run => run.curves[key])));
   two_curve.replaceChildren(...keys.map(key => el("option", {value: key}, CURVE_NAMES[key])));
   if (keys.includes(before)) two_curve.value = before;
-  return keys.length ? [el("div", {class: "controls"}, el("label", {}, "Curve ", two_curve)), two_chart] : [el("p", {}, "Neither has logged a curve.")];
+  old?.drawn?.then(() => window.Plotly?.purge(old));
+  two_chart = el("div", {class: "chart"});
+  return keys.length ? [el("div", {class: "controls for-charts"}, el("label", {}, "Curve ", two_curve)), two_chart] : [el("p", {}, "Neither has logged a curve.")];
 }
 
 // --- the section ---
