@@ -65,7 +65,8 @@ function counts(one, other, found) {
   const turned = side_number.get(one) > side_number.get(other), [both, first, second, neither] = found.counts;
   const total = images_of(one).count;
   const rows = [["both", both], [`only ${one}`, turned ? second : first], [`only ${other}`, turned ? first : second], ["neither", neither]];
-  const seeds = runs_of(one).length + runs_of(other).length > 2;
+  const seeds = runs_of(one).length + runs_of(other).length > 2, open = total - both - first - second - neither;
+  if (open) rows.push(["it depends on the seed", open]);
   return table("Which is right on how many images", [
     {label: seeds ? "Right with every seed" : "Right", value: row => row[0]}, {label: "Images", value: row => row[1], number: true},
     {label: "Share", value: row => row[1], number: true, show: row => percent(row[1] / total)},

@@ -285,15 +285,18 @@ def settings_apart(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
 def accuracies_in_words(a: Side, b: Side) -> str:
     best, next_ = (b, a) if b.mean > a.mean else (a, b)
     images = counted(a.tested.right.shape[1], f"{a.runs[0]['report'].split} image")
-    text = f"{best.name} is right on {right_in_words(best)} of {images}, {next_.name} on {right_in_words(next_)}"
-    apart = round(100 * (best.mean - next_.mean), 6)
+    points = round(100 * (best.mean - next_.mean), 6)
+    apart = f"{points:.2f} points more than" if points else "as many as"
     sure = ""
     if len(a.runs) == len(b.runs) == 1 and (difference := over_images(next_.tested.right, best.tested.right)):
         low, high = (100 * end for end in difference.interval)
         sure = f" (95 % interval {low:+.2f} to {high:+.2f}; McNemar's p = {difference.p_value:.2g})"
     flips = [run["id"] for side in (a, b) for run in side.runs if run["report"].tta != "none"]
     mirrored = f" {listed(flips)} saw each image with its mirror image (--tta flip)." * bool(flips)
-    return f"{text}: {f'{apart:.2f} points more' if apart else 'as many'}{sure}.{mirrored}"
+    text = (
+        f"{best.name} is right on {right_in_words(best)} of {images}, {apart} {next_.name} with {right_in_words(next_)}"
+    )
+    return f"{text}{sure}.{mirrored}"
 
 
 def right_in_words(side: Side) -> str:

@@ -68,10 +68,8 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
     compared, sides = comparing.side_by_side(runs, folders, leading)
     recipes = advice.recipes_in_words(rankings, sides, compared["groups"])
-    best, differing = (
-        summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]]),
-        reading.differing_keys(runs),
-    )
+    best = summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]])
+    differing = reading.differing_keys(runs)
     for run in runs:
         run["report"] = run.pop("shown")
     return {

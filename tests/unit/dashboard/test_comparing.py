@@ -81,7 +81,7 @@ def test_two_runs_have_the_numbers_of_a_plain_loop_and_scipy(tmp_path: Path) -> 
     assert (low, high) == pytest.approx((apart / n - half, apart / n + half), abs=1e-5)
     low, high = (100 * end for end in ((low, high) if second == "b" else (-high, -low)))
     assert said["said"] == (
-        f"b is right on 85.0 % of 400 test images, a on 80.0 %: 5.00 points more (95 % interval {low:+.2f} to {high:+.2f}; "
+        f"b is right on 85.0 % of 400 test images, 5.00 points more than a with 80.0 % (95 % interval {low:+.2f} to {high:+.2f}; "
         f"McNemar's p = {p:.2g})."
     )
 
