@@ -231,18 +231,19 @@ def confidence(report: Report) -> str:
 def when_unsure(answers: Answers) -> str:
     if not answers.thresholds:
         return f"Not known: {answers.note}."
-    text = " ".join(map(answering, answers.thresholds)) + f" (Thresholds {answers.note}.)"
+    out_of_reach = [percent(row.target) for row in answers.thresholds if row.confidence is None]
+    told = [answering(row) for row in answers.thresholds if row.confidence is not None]
+    told += [f"No confidence is enough to be right on {listed(out_of_reach)}."] if out_of_reach else []
+    text = f"{' '.join(told)} (Thresholds {answers.note}.)"
     images = answers.curve[-1].count if answers.curve else 0
     if answers.unlike is not None and surely(answers.unlike * images, images, 1 - LIKE):
         text += f" {percent(answers.unlike)} of these images count as unlike anything seen, by their energy."
-    if all(row.confidence is None for row in answers.thresholds):
+    if len(out_of_reach) == len(answers.thresholds):
         return text
     return f"{text} python predict.py --min_accuracy marks what it should not answer."
 
 
 def answering(row: Threshold) -> str:
-    if row.confidence is None or row.coverage is None:
-        return f"No confidence is enough to be right on {percent(row.target)}."
     if row.accuracy is None:
         return f"Of none of these images is it as sure ({percent(row.confidence)}) as to be right on {percent(row.target)}."
     return (
