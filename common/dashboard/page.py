@@ -13,11 +13,13 @@ from markupsafe import Markup
 
 from common.base.errors import UserError
 from common.base.files import package_file, write_atomic
-from common.dashboard import advice, comparing, importance, pictures, reading, summary
+from common.dashboard import advice, comparing, importance, machine, pictures, reading, summary
 from common.runs.folder import command
 
 HERE = Path(__file__).parent
-SCRIPTS = ("elements.js", "charts.js", "state.js", "overview.js", "tabs.js", "compare.js", "sweeps.js", "app.js")
+SCRIPTS = (
+    "elements.js", "charts.js", "state.js", "overview.js", "machine.js", "tabs.js", "compare.js", "sweeps.js", "app.js",
+)  # fmt: skip
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
 # Nothing may leave the page, whatever a run's text contains.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -65,7 +67,9 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     runs.sort(key=lambda run: (run["started"] or 0, run["id"]), reverse=True)
     rankings = summary.rank(runs)
     leading = [run["id"] for ranking in rankings for run in ranking.runs[:5]]
-    pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
+    first = sorted(runs, key=lambda run: run["id"] not in leading)
+    pictures.add_pictures(first, folders)
+    machine.add_machine(first, folders)
     compared, sides = comparing.side_by_side(runs, folders, leading)
     recipes = advice.recipes_in_words(rankings, sides, compared["groups"])
     best = summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]])

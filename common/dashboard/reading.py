@@ -45,6 +45,7 @@ FACTS = {
     "averaged": "The mean of",
     "version": "Code version",
     "host": "Host",
+    "processes": "Processes",
 }
 STATUS = {
     "finished": "Training ended as planned.",

@@ -4,6 +4,7 @@
 const TABS = {
   summary: ["Summary", summary_tab], curves: ["Curves", curves_tab], classes: ["Classes", classes_tab], confusion: ["Confusion", confusion_tab],
   confidence: ["Confidence", confidence_tab], labels: ["Labels", labels_tab], pictures: ["Pictures", pictures_tab],
+  machine: ["Machine", machine_tab], console: ["Console", console_tab],
   settings: ["Settings", settings_tab], lineage: ["Lineage", lineage_tab], card: ["Card", card_tab],
 };
 const not_tested = run => [el("p", {}, "This run is not tested yet: ", el("code", {}, run.evaluate))];

@@ -16,7 +16,21 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
-TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage", "card")
+TABS = (
+    *(
+        "summary",
+        "curves",
+        "classes",
+        "confusion",
+        "confidence",
+        "labels",
+        "pictures",
+        "machine",
+        "console",
+        "settings",
+    ),
+    *("lineage", "card"),
+)
 SCRIPT_RUN = "<script>alert(1)"
 PATIENCE = 60_000  # milliseconds, on a machine that may be busy
 
@@ -205,6 +219,21 @@ def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
     expect(page.locator("#cell")).to_contain_text(f"{count} of {sum(report['superclass_confusion'][0])} images")
     expect(page.locator("#cell")).to_contain_text(f"of {SUPERCLASSES[0]} were taken for {SUPERCLASSES[1]}")
     assert page.locator("#cell .tile").count() == min(count, 48)
+
+
+def test_the_machine_and_the_console_are_shown(open_page, runs_dir: Path) -> None:
+    page = open_page()
+    show(page, "good", "machine")
+    rows = [json.loads(line) for line in (runs_dir / "good" / "system.jsonl").read_text().splitlines()]
+    expect(page.locator("#panel")).to_contain_text("Yes: the run kept 3.0 of 4 processor cores busy on average.")
+    page.wait_for_function("document.querySelectorAll('#panel .js-plotly-plot .scatterlayer').length === 4")
+    drawn = page.evaluate("[...document.querySelector('#panel .chart')._fullData].map(trace => [...trace.y])")
+    assert drawn == [[100 * row[key] / 4 for row in rows] for key in ("process_cores", "machine_cores")]
+    assert column(page, "Machine", "Most")[2:4] == ["2.0 GB", "6.0 GB"]
+    show(page, "good", "console")
+    expect(page.get_by_role("region", name="Console")).to_have_text(
+        (runs_dir / "good" / "console.log").read_text().strip()
+    )
 
 
 def test_everything_can_be_reached_with_the_keyboard(open_page, runs_dir: Path) -> None:
