@@ -16,7 +16,7 @@ MEASURES = (
     *("process_cores", "machine_cores", "process_memory", "machine_memory", "disk_read", "disk_written"),
     *("network_received", "network_sent", "gpu_percent", "gpu_memory"),
 )
-BUSY, IDLE = 0.75, 0.25  # shares of the cores or of the time
+BUSY, HALF, IDLE = 0.75, 0.5, 0.25  # shares of the cores or of the time
 NEARLY_FULL = 0.9  # share of the memory
 
 Row = dict[str, float]
@@ -117,7 +117,7 @@ def was_it_busy(rows: list[Row], processes: int = 1) -> str:
     elif used is not None and cores:
         told.append(f"The run kept {used:.1f} of {cores:g} processor cores busy.")
     if on_gpu and gpu is None:
-        told.append("How busy the GPU was is not known: with `pip install nvidia-ml-py`, the next run says so.")
+        told.append("How busy the GPU was is not known: after pip install nvidia-ml-py, the next run says it.")
     return " ".join([*told, of_the_memory(rows)]).strip() or "Not known: the system did not say."
 
 
@@ -125,6 +125,8 @@ def of_the_gpu(percent: float, used: float | None, cores: float | None) -> str:
     """Whether the GPU waited, and for what, as far as the processor tells."""
     if percent >= 100 * BUSY:
         return f"Yes: the GPU computed in {percent:.0f} % of the time."
+    if percent >= 100 * HALF:
+        return f"Mostly: the GPU computed in {percent:.0f} % of the time, and waited in the rest."
     text = f"No, the GPU waited: it computed in {percent:.0f} % of the time."
     if used is not None and cores and used >= BUSY * cores:
         return f"{text} The processor had no time to spare, so that it may be what the GPU waited for."
