@@ -60,7 +60,11 @@ def known_rows(rows: list[Row]) -> list[Row]:
 
 
 def newest_lines(text: str) -> str:
-    return "\n".join(as_lines(text)[-CONSOLE_LINES:])[-CONSOLE_CHARACTERS:].strip("\n")
+    """Empty where nothing but the moments at which a process began was kept, as of one in a notebook, whose outputs nobody hears."""
+    lines = as_lines(text)
+    if all(line.startswith("--- ") or not line for line in lines):
+        return ""
+    return "\n".join(lines[-CONSOLE_LINES:])[-CONSOLE_CHARACTERS:].strip("\n")
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------

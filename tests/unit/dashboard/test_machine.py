@@ -112,6 +112,13 @@ def test_the_console_s_end_is_shown_as_plain_lines(tmp_path: Path) -> None:
     assert shown[-1] == "last <b>?" and shown[-2] == f"line 4999 {'y' * 200}"
 
 
+def test_a_console_of_which_nothing_was_heard_is_no_console(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs", "run", tested=False)
+    (folder / "console.log").write_text("--- 2026-01-01 00:00:00 ---\n--- 2026-01-02 00:00:00 ---\n")
+    (run,) = page.collect(tmp_path / "runs")["runs"]
+    assert run["console"] is None and run["problems"] == []
+
+
 @pytest.mark.parametrize("name", ["console.log", "system.jsonl"])
 def test_no_link_leads_another_file_into_the_page(tmp_path: Path, name: str) -> None:
     folder = make_run(tmp_path / "runs", "run", tested=False)
