@@ -31,9 +31,8 @@ class Console:
         """Keeps the lines that end with this text."""
         with self.lock:
             whole, newline, torn = (self.torn.pop(id(stream), "") + text).rpartition("\n")
-            drawn_over = (
-                torn.rfind("\r", 0, len(torn) - 1) + 1
-            )  # a bar is drawn again and again, and its line may never end
+            # A bar is drawn again and again, and its line may never end.
+            drawn_over = torn.rfind("\r", 0, len(torn) - 1) + 1
             self.torn[id(stream)] = torn[drawn_over:][-LONGEST_LINE:]
             if newline:
                 self._keep(whole)
@@ -46,9 +45,8 @@ class Console:
             self._keep("")
 
     def _keep(self, text: str) -> None:
-        self.kept = (self.kept + "".join(f"{line[:LONGEST_LINE]}\n" for line in as_lines(text) if line))[
-            -LONGEST // 2 :
-        ]
+        lines = (f"{line[:LONGEST_LINE]}\n" for line in as_lines(text) if line)
+        self.kept = (self.kept + "".join(lines))[-LONGEST // 2 :]
         if self.path is None:
             return
         with contextlib.suppress(OSError):  # a full disk, which may have room again for the next line
