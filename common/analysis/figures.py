@@ -5,7 +5,7 @@ so they are shortened, wrapped where space is short, and never read as mathemati
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,9 +207,11 @@ def grid(tiles: Sequence[Tile], title: str, columns: int) -> Figure:
     return sheet([("", row) for row in chunks(tiles, columns)], title)
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, tile_inches: float = 1.5) -> Figure:
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Tile]]], title: str, tile_inches: float = 1.5, with_maps: bool = False
+) -> Figure:
     """Rows of images, each under a heading (empty: none). All in one axes whose unit is the inch, so that the space a text
-    needs is known before it is drawn."""
+    needs is known before it is drawn. with_maps: the images are those of `overlay`, and a scale says what their colours mean."""
     size, gap = 9.0, 0.15
     line_inches = size * 1.25 / POINTS_PER_INCH
     aspect = max(tile.image.shape[2] / tile.image.shape[1] for _, tiles in rows for tile in tiles)
@@ -227,6 +229,9 @@ def sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, tile_inches: f
     heading = wrapped(drawable(title), fits(width, 12))
     write(gap, gap, heading, fontsize=12)
     y = gap + len(heading) * 12 * 1.25 / POINTS_PER_INCH + gap
+    if with_maps:
+        _draw_scale(axes, gap, y, width - 2 * gap, write)
+        y += 2 * line_inches + gap
     for name, tiles in rows:
         if name:
             lines = wrapped(drawable(name), fits(width))
@@ -265,12 +270,37 @@ def _draw_tile(axes: Axes, tile: Tile, x: float, y: float, height: float) -> Non
         axes.text(*corner, mark, color="white", fontsize=10, fontweight="bold", ha="right", va="top", bbox=box)
 
 
+def _draw_scale(axes: Axes, x: float, y: float, width: float, write: Callable[..., None]) -> None:
+    """What the colours of a map mean: a strip of them over grey, between what they stand for."""
+    size, strip = 9.0, min(1.5, width / 3)
+    height = size / POINTS_PER_INCH
+    colours = _under(np.full((3, 1, 256), 0.5), np.linspace(0, 1, 256)[None]).transpose(1, 2, 0)
+    axes.imshow(colours, extent=(x, x + strip, y + height, y), aspect="auto")
+    write(x, y + height + 0.03, ["nothing"])
+    write(x + strip, y + height + 0.03, ["most"], ha="right")
+    lines = wrapped(
+        "how much each place of an image speaks for the class that its map is for", int((width - strip) / 0.08)
+    )
+    write(x + strip + 0.15, y - 0.02, lines[:2])
+
+
 def overlay(image: NDArray, heat: NDArray) -> NDArray:
-    """The image, and beside it the same image under `heat` (H, W) in [0, 1]: float (3, H, 2 W) in [0, 1]."""
+    """The image, and beside it, after a white gap, the same image under `heat` (H, W) in [0, 1]: float (3, H, 2 W + W / 16) in [0, 1]."""
+    return _side_by_side(image, _under(image, heat), white=1.0)
+
+
+def _under(image: NDArray, heat: NDArray) -> NDArray:
+    """float (3, H, W) in [0, 1]: the image in grey, more of the heat's colour where it is greater."""
     colours = colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1)
     grey = np.broadcast_to(image.mean(axis=0), image.shape)
     opacity = 0.2 + 0.5 * heat
-    return np.concatenate([image, (1 - opacity) * grey + opacity * colours], axis=2)
+    return (1 - opacity) * grey + opacity * colours
+
+
+def _side_by_side(first: NDArray, second: NDArray, white: float) -> NDArray:
+    """(3, H, 2 W + W / 16), with a gap between them."""
+    gap = np.full((*first.shape[:2], max(1, first.shape[2] // 16)), white, dtype=first.dtype)
+    return np.concatenate([first, gap, second], axis=2)
 
 
 # --- an evaluation ----------------------------------------------------------------------------------------------------
@@ -351,7 +381,7 @@ def _of_duplicates(report: Report, found: Duplicates, images: NDArray, seen: NDA
     classes = report.classes
     tiles = [
         Tile(
-            _beside(pair, images, seen),
+            _side_by_side(images[pair.index], seen[pair.seen], white=255),
             f"{pair.file or f'{report.split} {pair.index}'}: {shortened(classes[pair.label])}\n"
             f"{pair.seen_file or f'{pair.part} {pair.seen}'}: {shortened(classes[pair.seen_label])}\n"
             + ("every pixel is equal" if pair.exact else f"similarity {pair.similarity:.3f}")
@@ -362,13 +392,6 @@ def _of_duplicates(report: Report, found: Duplicates, images: NDArray, seen: NDA
     ]
     title = f"{report.split} images (left) that the training had seen (right): {found.count}, from the surest to the least sure"
     return grid(tiles, title, columns=4)
-
-
-def _beside(pair: DuplicatePair, images: NDArray, seen: NDArray) -> NDArray:
-    """uint8 (3, H, 2 W + W / 16): both images of a pair, uint8 (N, 3, H, W) each, with a white gap between them."""
-    first, second = images[pair.index], seen[pair.seen]
-    gap = np.full((*first.shape[:2], max(1, first.shape[2] // 16)), 255, dtype=np.uint8)
-    return np.concatenate([first, gap, second], axis=2)
 
 
 def _spread(pairs: Sequence[DuplicatePair], count: int) -> list[DuplicatePair]:

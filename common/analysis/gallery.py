@@ -1,5 +1,6 @@
 """Which images to show, what the network sees and says of them, and the sheets that show it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from common.runs.records import Metadata
 
 BATCH_SIZE = 64
 COLUMNS = 8
-ROWS_A_PAGE = 20
+ROWS_A_PAGE = 6  # which a screen shows at a readable size
 
 
 def own_photos(files: Sequence[str], about: Metadata) -> tuple[Dataset, Tensor]:
@@ -79,7 +80,7 @@ def confident_mistakes(
 def look(
     loaded: Loaded, data: Dataset, indices: Tensor, device: torch.device, explain: bool
 ) -> tuple[Predictions, NDArray]:
-    """What the network says, and what it saw: uint8 (n, 3, s, s), or (n, 3, s, 2 s) with the explanation beside it."""
+    """What the network says, and what it saw: uint8 (n, 3, s, s), or with the explanation beside it, wider, as `figures.overlay`."""
     batches = Batches(data.images, data.labels, indices, BATCH_SIZE, loaded.metadata.image_size, device)
     logits, pictures = [], []
     for images, _ in progress_bar(batches.epoch(0), total=len(batches), desc="predictions", unit="batch", leave=False):
@@ -114,25 +115,31 @@ def records(predictions: Predictions, classes: Sequence[str], files: Sequence[st
 
 @drawing.own_style()
 def pages(rows: Sequence[dict[str, Any]], pictures: NDArray, title: str, by_class: bool) -> list[Figure]:
-    """The records with their pictures as sheets; `by_class` begins a row with each true class."""
-    tiles = [_tile(row, picture) for row, picture in zip(rows, pictures, strict=True)]
-    columns = max(1, COLUMNS * pictures.shape[2] // pictures.shape[3])
+    """The records with their pictures as sheets; `by_class` begins a row with each true class, and a page with a class that would not
+    be whole on the one before."""
+    explained = pictures.shape[3] > pictures.shape[2]
+    columns = max(1, round(COLUMNS * pictures.shape[2] / pictures.shape[3]))
     groups: dict[str, list[figures.Tile]] = {}
-    for row, tile in zip(rows, tiles, strict=True):
-        groups.setdefault(row["true"] if by_class else "", []).append(tile)
-    lines = [
-        (name if position == 0 else "", line)
-        for name, members in groups.items()
-        for position, line in enumerate(figures.chunks(members, columns))
-    ]
-    return [figures.sheet(page, title) for page in figures.chunks(lines, ROWS_A_PAGE)]
+    for row, picture in zip(rows, pictures, strict=True):
+        groups.setdefault(row["true"] if by_class else "", []).append(_tile(row, picture, explained))
+    sheets: list[list[tuple[str, Sequence[figures.Tile]]]] = [[]]
+    for name, members in groups.items():
+        for part in figures.chunks(list(figures.chunks(members, columns)), ROWS_A_PAGE):
+            if len(sheets[-1]) + len(part) > ROWS_A_PAGE:
+                sheets.append([])
+            sheets[-1] += [(name if position == 0 else "", line) for position, line in enumerate(part)]
+    titles = [f"{title}, page {number} of {len(sheets)}" for number in range(1, len(sheets) + 1)]
+    titled = zip(sheets, titles if len(sheets) > 1 else [title], strict=True)
+    return [figures.sheet(lines, heading, with_maps=explained) for lines, heading in titled]
 
 
 def save_pages(pages: Sequence[Figure], folder: Path, name: str) -> list[Path]:
     """`name`.png, or `name`-01.png, …; what an earlier call left under these names is removed."""
-    for stale in (folder / f"{name}.png", *folder.glob(f"{name}-[0-9][0-9].png")):
+    earlier = [path for path in folder.glob(f"{name}*.png") if re.fullmatch(r"(-\d+)?", path.stem[len(name) :])]
+    for stale in filter(drawing.is_ours, earlier):
         stale.unlink(missing_ok=True)
-    numbers = [""] if len(pages) == 1 else [f"-{number:02d}" for number in range(1, len(pages) + 1)]
+    digits = max(2, len(str(len(pages))))
+    numbers = [""] if len(pages) == 1 else [f"-{number:0{digits}d}" for number in range(1, len(pages) + 1)]
     files = [folder / f"{name}{number}.png" for number in numbers]
     for page, file in zip(pages, files, strict=True):
         drawing.save(page, file)
@@ -152,10 +159,11 @@ def in_words(rows: Sequence[dict[str, Any]], which: str, split: str) -> str:
     return f"{sum(row['true'] == row['predicted'] for row in rows)} of {counted(len(rows), 'image')} right"
 
 
-def _tile(row: dict[str, Any], picture: NDArray) -> figures.Tile:
+def _tile(row: dict[str, Any], picture: NDArray, explained: bool) -> figures.Tile:
     true, predicted = row["true"], drawing.shortened(row["predicted"])
+    of_the_map = [f"map: for {predicted}"] * explained
     if true is None:
         guesses = [f"{drawing.shortened(name)}: {probability:.0%}" for name, probability in row["top5"][:3]]
-        return figures.Tile(picture, "\n".join([drawing.shortened(Path(row["file"]).name), *guesses]))
-    caption = f"true: {drawing.shortened(true)}\npredicted: {predicted}\nconfidence: {row['confidence']:.0%}"
-    return figures.Tile(picture, caption, true == row["predicted"])
+        return figures.Tile(picture, "\n".join([drawing.shortened(Path(row["file"]).name), *guesses, *of_the_map]))
+    caption = [f"true: {drawing.shortened(true)}", f"predicted: {predicted}", f"confidence: {row['confidence']:.0%}"]
+    return figures.Tile(picture, "\n".join(caption + of_the_map), true == row["predicted"])

@@ -148,23 +148,34 @@ def recipe_in_words(tested: Tested) -> str:
 
 
 def difference_in_words(a: Tested, b: Tested, paired: bool) -> str:
+    found = differences(a, b, paired)
+    rows = [(what, *_interval(difference)) for what, difference in found]
+    header = ("over", "95 % interval", "p")
+    parts = [f"## {b.name} − {a.name}", mean_difference(a, b, paired)]
+    if rows:
+        parts.append(markdown_table(header, rows, set(header[1:])))
+    if narrowing := narrows(found):
+        parts.append(narrowing)
+    return "\n\n".join(parts)
+
+
+def differences(a: Tested, b: Tested, paired: bool) -> list[tuple[str, Difference]]:
+    """B − A over seeds, over images and over both, each with what it is over; those that can't be known are left out."""
     found = [
         ("other seeds, these images", over_seeds(a.right, b.right, paired)),
         ("these networks, other images", over_images(a.right, b.right)),
         ("other seeds, other images", over_both(a.right, b.right, paired)),
     ]
-    rows = [(what, *_interval(difference)) for what, difference in found if difference is not None]
-    header = ("over", "95 % interval", "p")
-    parts = [f"## {b.name} − {a.name}", mean_difference(a, b, paired)]
-    if rows:
-        parts.append(markdown_table(header, rows, set(header[1:])))
-    both = found[-1][1]
-    if both is not None and both.from_seeds is not None:
-        wanted = "seeds" if both.from_seeds > 0.5 else "test images"
-        parts.append(
-            f"More {wanted} would narrow the last one most: seeds make {both.from_seeds:.0%} of its squared width."
-        )
-    return "\n\n".join(parts)
+    return [(what, difference) for what, difference in found if difference is not None]
+
+
+def narrows(found: list[tuple[str, Difference]]) -> str | None:
+    """What would tell two recipes apart more surely, from their `differences`; None with one seed, which can't say."""
+    share = found[-1][1].from_seeds if found else None
+    if share is None:
+        return None
+    wanted = "seeds" if share > 0.5 else "test images"
+    return f"More {wanted} would narrow the last one most: seeds make {share:.0%} of its squared width."
 
 
 def mean_difference(a: Tested, b: Tested, paired: bool) -> str:
@@ -196,28 +207,29 @@ def verdict(a: Tested, b: Tested, paired: bool) -> str:
     better, worse = (b.name, a.name) if b.right.mean() > a.right.mean() else (a.name, b.name)
     on_images = f"on other images too, the networks of {better} are better than those of {worse}"
     if min(len(a.right), len(b.right)) < 2:
-        known = on_images if _tells(images) else "not even these networks are shown to differ"
+        known = on_images if tells(images) else "not even these networks are shown to differ"
         return f"One seed can't tell which recipe is better; {known}."
     if seeds is None or both is None:
         return (
             "Nothing can be said: the seeds happen not to differ, which leaves no luck to measure; train more of them."
         )
-    if _tells(both):
+    if tells(both):
         least, most = sorted(100 * abs(end) for end in both.interval)
         points = f"{least:.1f} to {most:.1f} points (95 % interval)"
         return f"{better} is better than {worse} by {points}, with other seeds and on other images too."
-    if _tells(seeds):
+    if tells(seeds):
         return (
             f"{better} is better than {worse} on these very images with other seeds too; on other images it may not be."
         )
-    if _tells(images):
+    if tells(images):
         return f"{on_images[0].upper()}{on_images[1:]}; with other seeds they may not be."
     low, high = (100 * end for end in both.interval)
     points = f"{low:+.1f} to {high:+.1f} points (95 % interval)"
     return f"Neither is shown to be better: {b.name} may be {points} away from {a.name}."
 
 
-def _tells(difference: Difference | None) -> bool:
+def tells(difference: Difference | None) -> bool:
+    """Whether the interval is on one side of zero."""
     return difference is not None and (difference.low > 0 or difference.high < 0)
 
 

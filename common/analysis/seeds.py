@@ -41,12 +41,12 @@ def by_seed(right_a: NDArray, right_b: NDArray) -> NDArray:
 def over_seeds(right_a: NDArray, right_b: NDArray, paired: bool) -> Difference | None:
     """On these very images, over other seeds: Student's paired t, or Welch's where the seeds are not the same. None where there
     is no spread to judge by: one seed, or accuracies that are equal by chance."""
-    from scipy import stats  # half a second, which evaluate.py, where nothing is compared, should not wait for
-
     a, b = (right.sum(axis=1) / right.shape[1] for right in (right_a, right_b))
     spread = [by_seed(right_a, right_b)] if paired else [a, b]
     if min(len(a), len(b)) < 2 or not any(map(np.ptp, spread)):
         return None
+    from scipy import stats  # half a second, which evaluate.py, and a page without groups, should not wait for
+
     with warnings.catch_warnings():  # of a recipe whose accuracies are equal, which is no harm here
         warnings.simplefilter("ignore", RuntimeWarning)
         test = stats.ttest_1samp(spread[0], 0) if paired else stats.ttest_ind(b, a, equal_var=False)
@@ -57,8 +57,6 @@ def over_seeds(right_a: NDArray, right_b: NDArray, paired: bool) -> Difference |
 def over_images(right_a: NDArray, right_b: NDArray) -> Difference | None:
     """Of these very networks, over other images: with one network each McNemar's test, else the paired t over images of the mean
     over seeds. None where each image is right as often here as there."""
-    from scipy import stats
-
     value = float(right_b.mean() - right_a.mean())
     if len(right_a) == len(right_b) == 1:
         only_b, only_a = int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum())
@@ -67,6 +65,8 @@ def over_images(right_a: NDArray, right_b: NDArray) -> Difference | None:
     images = right_b.mean(axis=0) - right_a.mean(axis=0)
     if len(images) < 2 or not np.ptp(images):
         return None
+    from scipy import stats
+
     test = stats.ttest_1samp(images, 0)
     low, high = test.confidence_interval(0.95)
     return Difference(value, float(low), float(high), float(test.pvalue))

@@ -18,6 +18,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
+from PIL import Image
 
 from common.base.files import atomic_path
 
@@ -25,6 +26,7 @@ from common.base.files import atomic_path
 BLUE, ORANGE = "#0072B2", "#D55E00"
 POINTS_PER_INCH = 72
 FONT = "DejaVu Sans"  # comes with matplotlib
+MARK = {"Source": "resnext-finetuning"}  # in a PNG's text
 
 
 @contextlib.contextmanager
@@ -42,7 +44,15 @@ def save(figure: Figure, path: Path, dpi: int = 110) -> None:
     for text in figure.findobj(Text):
         text.set_fontfamily([FONT, *_families])
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", pad_inches=0.1, facecolor="white")
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", pad_inches=0.1, facecolor="white", metadata=MARK)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `save` wrote it."""
+    with contextlib.suppress(Exception):  # no file, none that Pillow reads, or one that is too large for it
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.items() >= MARK.items()
+    return False
 
 
 # --- names in any script ----------------------------------------------------------------------------------------------

@@ -108,15 +108,34 @@ def is_no_file(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
+def may_append(path: Path) -> bool:
+    """Whether what is written there stays there: it is a file, or is to be one, and no link, which may lead anywhere, nor a pipe, which
+    would keep a writer waiting."""
+    return not path.is_symlink() and not is_no_file(path)
+
+
 def read_file(path: Path, longest: int) -> bytes:
     """The bytes of a file that may be a stranger's. Errors: `OSError` when it is no file, which a pipe would keep one waiting for,
     or longer than so many bytes."""
-    size = path.stat()
-    if not stat.S_ISREG(size.st_mode):
-        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(size.st_mode) else "Not a file", str(path))
-    if size.st_size > longest:
+    if _size_of_file(path) > longest:
         raise OSError(errno.EFBIG, f"Longer than {longest:,} bytes", str(path))
     return path.read_bytes()
+
+
+def read_end(path: Path, most: int) -> bytes:
+    """The last bytes, so many at most, of a file that may be a stranger's. Errors: `OSError` when it is no file."""
+    size = _size_of_file(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - most))
+        return file.read(most)
+
+
+def _size_of_file(path: Path) -> int:
+    """In bytes. Errors: `OSError` when it is no file."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(state.st_mode) else "Not a file", str(path))
+    return state.st_size
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -151,13 +170,13 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path, longest: int = LONGEST_TEXT) -> list[dict[str, Any]]:
     """The whole rows of a JSON-lines file, of which each is an object; a last line that a crash tore is left out. A missing file has
-    none. Errors: `UserError` naming the file when it can't be read."""
+    none. Errors: `UserError` naming the file when it can't be read, or has more bytes than `longest`."""
     rows = []
     if Path(path).exists():
         try:
-            text = read_file(Path(path), LONGEST_TEXT).decode("utf-8", "replace")
+            text = read_file(Path(path), longest).decode("utf-8", "replace")
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror or error}") from error
         for line in text.split("\n"):

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, TextIO, cast
 
@@ -26,6 +26,9 @@ class Lasting:
     """A stream that drops what can't be written, since no run should end for want of a reader, and what a terminal would obey, which may
     stand in any path."""
 
+    listeners: list[Callable[[object, str], None]] = []
+    """of all such streams: what is called with the stream and each text that is written to it"""
+
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.error: OSError | None = None
@@ -37,6 +40,8 @@ class Lasting:
     def write(self, text: str) -> int:
         with self._dropping():
             self.stream.write(_ORDERS.sub(self._shown, text))
+        for listener in Lasting.listeners:
+            listener(self, text)
         return len(text)
 
     def _shown(self, order: re.Match[str]) -> str:
@@ -56,6 +61,26 @@ class Lasting:
             self.error = error
         except ValueError:  # it was closed
             pass
+
+
+@contextlib.contextmanager
+def heard_by(listener: Callable[[object, str], None]) -> Iterator[None]:
+    """Within the block, it is told what the script's outputs are, as `Lasting.listeners`."""
+    Lasting.listeners.append(listener)
+    try:
+        yield
+    finally:
+        Lasting.listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Within the block, what is written is for the moment, and nobody is told."""
+    listeners, Lasting.listeners = Lasting.listeners, []
+    try:
+        yield
+    finally:
+        Lasting.listeners = listeners
 
 
 def make_output_last() -> None:
@@ -117,8 +142,9 @@ class Lines(tqdm):
         ended = self.n == self.total and (long or Lines.spare > 0)
         if msg is None and self.n > self.initial and (due or ended):
             Lines.written, Lines.spare = now, Lines.spare - (not long)
-            self.fp.write(f"{self}\n")
-            self.fp.flush()
+            with unheard():
+                self.fp.write(f"{self}\n")
+                self.fp.flush()
 
     def close(self) -> None:
         if not self.disable and self.leave:

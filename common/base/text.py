@@ -80,6 +80,17 @@ def without_orders(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+# Colours and the other orders to a terminal, as ECMA-48 has them, and titles of its window.
+_ORDERS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
+
+
+def as_lines(text: str) -> list[str]:
+    """What stands on a terminal's lines once all is written: of a line that was drawn over, the last version; no colours, and nothing
+    that another terminal would obey."""
+    lines = _ORDERS.sub("", text).expandtabs(4).split("\n")
+    return [without_orders(line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in lines]
+
+
 def duration(seconds: float) -> str:
     """`40 s`, `3 min 20 s`, `2 h 5 min`."""
     minutes, rest = divmod(round(seconds), 60)

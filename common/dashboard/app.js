@@ -66,6 +66,8 @@ if (data.runs.length) {
   restore_view();
   show_overview();
   set_up_run();
+  show_recipes();
+  if (data.runs.length > 1) set_up_two();
 }
 const draw_sweeps = show_sweeps();
 draw_sweeps();

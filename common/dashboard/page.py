@@ -16,13 +16,13 @@ from markupsafe import Markup
 
 from common.base.errors import UserError
 from common.base.files import package_file, write_atomic
-from common.dashboard import pictures, reading, summary
+from common.dashboard import advice, comparing, importance, machine, pictures, reading, summary
 from common.runs.folder import command
 
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("elements.js", "smoothing.js", "export.js", "charts.js", "state.js", "address.js"),
-    *("columns.js", "filter.js", "overview.js", "tabs.js", "sweeps.js", "app.js"),
+    *("columns.js", "filter.js", "overview.js", "machine.js", "tabs.js", "compare.js", "sweeps.js", "app.js"),
 )
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
 # Nothing may leave the page, whatever a run's text contains.
@@ -70,10 +70,16 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     with uncollected():
         runs = [described(path) for path in folders.values()]
     runs.sort(key=lambda run: (run["started"] or 0, run["id"]), reverse=True)
-    ranked = [[run["id"] for run in ranking.runs] for ranking in summary.rank(runs)]
+    rankings = summary.rank(runs)
+    ranked = [[run["id"] for run in ranking.runs] for ranking in rankings]
     leading = [run_id for ranking in ranked for run_id in ranking[:5]]
-    pictures.add_pictures(sorted(runs, key=lambda run: run["id"] not in leading), folders)
-    best, differing = summary.describe_best(runs), reading.differing_keys(runs)
+    first = sorted(runs, key=lambda run: run["id"] not in leading)
+    pictures.add_pictures(first, folders)
+    machine.add_machine(first, folders)
+    compared, sides = comparing.side_by_side(runs, folders, leading)
+    recipes = advice.recipes_in_words(rankings, sides, compared["groups"])
+    best = summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]])
+    differing = reading.differing_keys(runs)
     for run in runs:
         run["report"] = run.pop("shown")
     return {
@@ -84,7 +90,9 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         "leading": leading,
         "ranked": ranked,
         "differing": differing,
-        "sweeps": reading.read_sweeps(runs_dir),
+        "recipes": list(recipes.values()),
+        "compared": compared,
+        "sweeps": [importance.described(sweep) for sweep in reading.read_sweeps(runs_dir)],
     }
 
 

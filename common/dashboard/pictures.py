@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import re
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from common.analysis.report import Thumbnails
 from common.base.files import lies_in
-from common.base.text import command_line, path_word
+from common.base.text import command_line, counted, path_word
 from common.dashboard.reading import attempt, named, read_tiles
 from common.runs.find import is_file
 from common.runs.folder import RunFolder
@@ -23,6 +25,9 @@ LEAST_RUN_BYTES = 750_000  # where there are more
 LONGEST = 100_000_000  # bytes of a picture's file
 RUNS = 16  # shown with images; the rest have numbers alone
 PICTURES = 6  # PNGs of a run
+NEED = 0.15  # of a figure's bytes as a PNG that a WebP takes in which its captions can be read, tried on sheets of real photos
+LARGE = 3_000_000  # bytes: a larger PNG gets no larger share
+FINER, COARSEST = (70, 40), 15  # quality of a WebP
 LONGEST_WEBP = 16383  # pixels a side
 LEAST_PIXELS = 32  # of the longer side, below which nothing can be seen
 DRAWN_BY_THE_PAGE = ("confusion", "superclasses", "reliability")  # figures it has an interactive version of
@@ -70,20 +75,41 @@ def illustrate(run: dict[str, Any], folder: RunFolder, budget: int) -> None:
     paths = saved_pictures(folder, run)
     if run["thumbnails"]:  # the same images, which the page shows with more to say of each
         paths = [path for path in paths if path != evaluated.path / run["report"].figures.get("confused", "")]
-    for left, path in zip(range(min(PICTURES, len(paths)), 0, -1), paths, strict=False):
-        if source := part(path, partial(load, budget=budget // left)):
+    chosen = legible(paths[:PICTURES], budget)
+    for position, path in enumerate(chosen):
+        share = size_of(path) / sum(map(size_of, chosen[position:]))
+        if source := part(path, partial(load, budget=int(budget * share))):
             budget -= len(source)
             run["pictures"].append({"title": named(path, folder), "src": source})
-    if len(paths) > PICTURES:
-        run["pictures_note"] = f"{len(paths) - PICTURES} more pictures lie in {folder.path}."
+    if more := len(paths) - len(chosen):
+        run["pictures_note"] = f"{counted(more, 'more picture')} {'lies' if more == 1 else 'lie'} in {folder.path}."
+
+
+def legible(paths: list[Path], budget: int) -> list[Path]:
+    """The first of them, as many as can be read within the budget, and one at least."""
+    needs = list(accumulate(NEED * size_of(path) for path in paths))
+    return paths[: max(1, sum(need <= budget for need in needs))]
+
+
+def size_of(path: Path) -> int:
+    """A figure's bytes, by which its share of the page is measured."""
+    with contextlib.suppress(OSError):
+        return min(LARGE, max(1, path.stat().st_size))
+    return 1
 
 
 def saved_pictures(folder: RunFolder, run: dict[str, Any]) -> list[Path]:
-    """The prediction grids, newest first, then the evaluation's figures that the page has no better version of."""
-    grids = sorted(folder.visualization.glob("*.png"), key=lambda path: (-changed(path), path.name))
+    """The prediction grids, newest first, of each its first page; the evaluation's figures that the page has no better version of; the
+    grids' other pages."""
+    pages = sorted(folder.visualization.glob("*.png"))
+    grids: dict[str, list[Path]] = {}
+    for path in pages:
+        grids.setdefault(re.sub(r"-\d+$", "", path.stem), []).append(path)
+    newest = sorted(grids.values(), key=lambda grid: -max(map(changed, grid)))
     figures: dict[str, str] = run["report"].figures if run["report"] else {}
     drawn = [folder.evaluation / name for key, name in figures.items() if key not in DRAWN_BY_THE_PAGE]
-    return [path for path in grids + drawn if is_file(path) and lies_in(path, folder.path)]
+    ordered = [grid[0] for grid in newest] + drawn + [path for grid in newest for path in grid[1:]]
+    return [path for path in ordered if is_file(path) and lies_in(path, folder.path)]
 
 
 def changed(path: Path) -> float:
@@ -115,12 +141,12 @@ def _load(path: Path, budget: int, changed: int, size: int) -> str:
     if len(unchanged) <= budget:
         return unchanged
     small = whole
-    for quality in (80, 60, 60, 60, 60, 60, 60):
+    for quality in (*FINER, *[COARSEST] * 6):  # captions are legible in a coarse picture, and not in a small one
         buffer, kind = BytesIO(), "webp" if max(small.size) <= LONGEST_WEBP else "jpeg"
         small.save(buffer, kind, quality=quality)
         if len(source := _address(buffer.getvalue(), kind)) <= budget:
             return source
-        if quality == 80:
+        if quality in FINER:
             continue
         scale = 0.9 * (budget / len(source)) ** 0.5
         size_now = [max(1, int(side * scale)) for side in small.size]

@@ -46,6 +46,7 @@ FACTS = {
     "averaged": "The mean of",
     "version": "Code version",
     "host": "Host",
+    "processes": "Processes",
 }
 STATUS = {
     "finished": "Training ended as planned.",
@@ -414,7 +415,8 @@ def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
-    """The sweeps under `runs_dir`, newest first: `{"id", "metric", "goal", "trials", "problems"}`."""
+    """The sweeps under `runs_dir`, newest first: `{"id", "metric", "goal", "space", "trials", "problems"}`; space: the file's
+    `parameters`."""
     sweeps = []
     for path in sorted((path for path in (runs_dir / SWEEPS).glob("*") if is_folder(path)), reverse=True):
         folder, problems = SweepFolder(path), list[str]()
@@ -427,6 +429,7 @@ def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:
                 "id": path.name,
                 "metric": str(metric.get("name", "value")),
                 "goal": "minimize" if metric.get("goal") == "minimize" else "maximize",
+                "space": plain(spec["parameters"]) if isinstance(spec.get("parameters"), dict) else {},
                 "trials": trials,
                 "problems": problems,
             }
@@ -444,6 +447,8 @@ def read_trials(path: Path) -> list[dict[str, Any]]:
             "value": number(trial.value),
             "parameters": {key: plain(value) for key, value in trial.parameters.items() if key in GROUP_OF},
             "error": trial.error,
+            "sd": number(trial.sd),
+            "runs": trial.runs or [trial.run_id],
         }
         for trial in read_record(path, list[TrialRecord])
     ]

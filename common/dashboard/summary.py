@@ -1,6 +1,6 @@
 """What the numbers mean, in plain sentences. Pure: the runs that `reading` read in, text out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,18 +231,19 @@ def confidence(report: Report) -> str:
 def when_unsure(answers: Answers) -> str:
     if not answers.thresholds:
         return f"Not known: {answers.note}."
-    text = " ".join(map(answering, answers.thresholds)) + f" (Thresholds {answers.note}.)"
+    out_of_reach = [percent(row.target) for row in answers.thresholds if row.confidence is None]
+    told = [answering(row) for row in answers.thresholds if row.confidence is not None]
+    told += [f"No confidence is enough to be right on {listed(out_of_reach)}."] if out_of_reach else []
+    text = f"{' '.join(told)} (Thresholds {answers.note}.)"
     images = answers.curve[-1].count if answers.curve else 0
     if answers.unlike is not None and surely(answers.unlike * images, images, 1 - LIKE):
         text += f" {percent(answers.unlike)} of these images count as unlike anything seen, by their energy."
-    if all(row.confidence is None for row in answers.thresholds):
+    if len(out_of_reach) == len(answers.thresholds):
         return text
     return f"{text} python predict.py --min_accuracy marks what it should not answer."
 
 
 def answering(row: Threshold) -> str:
-    if row.confidence is None or row.coverage is None:
-        return f"No confidence is enough to be right on {percent(row.target)}."
     if row.accuracy is None:
         return f"Of none of these images is it as sure ({percent(row.confidence)}) as to be right on {percent(row.target)}."
     return (
@@ -295,8 +296,8 @@ def same_measure(run: Run, other: Run, split: str) -> bool:
     """Whether both were measured on the same images with the same labels, as far as is known."""
     if split == "validation":
         return run["validated_on"] is not None and run["validated_on"] == other["validated_on"]
-    size = {r["config"].get("image_size") for r in (run, other)}
-    return same_images(run["report"], other["report"], same_size=len(size) == 1)
+    same_size = run["config"].get("image_size") == other["config"].get("image_size")
+    return same_images(run["report"], other["report"], same_size)
 
 
 def rank(runs: list[Run]) -> list[Ranking]:
@@ -338,8 +339,9 @@ def beats_baseline(run: Run, split: str) -> bool:
     return not (count and images and accuracy is not None) or surely(accuracy * images, images, 1 / count)
 
 
-def describe_best(runs: list[Run]) -> list[dict[str, Any]]:
-    """For each data set `{"run", "text"}`: the best run, and what set it apart. `run` is None where none can be called the best."""
+def describe_best(runs: list[Run], recipes: Collection[str] = ()) -> list[dict[str, Any]]:
+    """For each data set `{"run", "text"}`: the best run, and what set it apart. `run` is None where none can be called the best.
+    recipes: the data on which recipes compete, each with several seeds, so that what set one run apart may be its seed."""
     found = []
     for ranking in rank(runs):
         data, split, ranked, apart = ranking.data, ranking.split, ranking.runs, ranking.apart
@@ -360,6 +362,8 @@ def describe_best(runs: list[Run]) -> list[dict[str, Any]]:
             )
         elif len(ranked) == 1:
             text = f"is right on {percent(measured(best, split))} of {named}; no other run was measured on them."
+        elif data in recipes:
+            text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} single runs; a part of that is the luck of its seed.{others}"
         else:
             text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} runs. {set_apart(ranked, split)}{others}"
         found.append({"run": name, "text": text})

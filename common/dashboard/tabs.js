@@ -4,6 +4,7 @@
 const TABS = {
   summary: ["Summary", summary_tab], curves: ["Curves", curves_tab], classes: ["Classes", classes_tab], confusion: ["Confusion", confusion_tab],
   confidence: ["Confidence", confidence_tab], labels: ["Labels", labels_tab], pictures: ["Pictures", pictures_tab],
+  machine: ["Machine", machine_tab], console: ["Console", console_tab],
   settings: ["Settings", settings_tab], lineage: ["Lineage", lineage_tab], card: ["Card", card_tab],
 };
 const not_tested = run => [el("p", {}, "This run is not tested yet: ", el("code", {}, run.evaluate))];
@@ -53,14 +54,15 @@ function classes_tab(run) {
 
 function tiles(run, wanted, caption) {
   const {src, columns, rows, tiles} = run.thumbnails;
-  by_id("panel").style.setProperty("--sprite", `url("${src}")`);
   const step = (at, count) => count > 1 ? 100 * at / (count - 1) : 0;
-  return el("div", {class: "tiles"}, wanted.map(n => {
+  const strip = el("div", {class: "tiles"}, wanted.map(n => {
     const text = caption(tiles[n]), image = el("div", {class: "tile", role: "img", "aria-label": `Image ${tiles[n][3]}: ${text}`});
     image.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
     image.style.backgroundPosition = `${step(n % columns, columns)}% ${step(Math.floor(n / columns), rows)}%`;
     return el("figure", {}, image, el("figcaption", {"aria-hidden": "true"}, text));
   }));
+  strip.style.setProperty("--sprite", `url("${src}")`);  // once for all of its images
+  return strip;
 }
 
 // The matrix at one level, with classes of one superclass side by side.

@@ -24,7 +24,7 @@ import sys
 import time
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -55,12 +55,6 @@ _mapped: weakref.WeakValueDictionary[int, np.memmap] = weakref.WeakValueDictiona
 
 
 # --- the cached set ---------------------------------------------------------------------------------------------------
-
-
-def load_photos(folder: Path, names: Sequence[str], image_size: int) -> torch.Tensor:
-    """The photos `names`, paths relative to `folder`, as uint8 (N, 3, image_size, image_size), in the order given, all of them.
-    As `load`."""
-    return load(Photos(Path(folder), list(names)), Decoding(image_size))[0]
 
 
 def load(photos: Photos, how: Decoding) -> tuple[torch.Tensor, Photos]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from common.base.errors import UserError
-from common.base.files import direct, lies_in, read_json, read_json_lines, safe_name, write_atomic, write_json
+from common.base.files import direct, lies_in, read_end, read_json, read_json_lines, safe_name, write_atomic, write_json
 from common.base.locks import lives, locked
 from common.base.records import LARGEST_INTEGER, read_record, read_yaml, write_record
 from common.base.text import command_line, path_word, with_values
@@ -24,6 +24,8 @@ from common.runs.records import SUMMARY_KEYS, Split, Summary, Tracking
 from common.runs.told import read_tracking, write_tracking
 
 SWEEPS = "sweeps"  # in runs_dir, beside the runs
+LONGEST_SYSTEM = 1 << 24  # bytes of system.jsonl: a month has 2 million
+END_OF_CONSOLE = 1 << 16  # bytes of console.log that are read
 
 
 class Name:
@@ -62,6 +64,8 @@ class RunFolder:
     label_fixes = Name("label_fixes.csv")
     tracking = Name("tracking.json")
     loss_figure = Name("loss.png")
+    console = Name("console.log")
+    system = Name("system.jsonl")
     lock = Name(".lock")
     tracking_lock = Name(".tracking.lock")
     checkpoints = Name("checkpoints")
@@ -263,6 +267,32 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     was not logged by a run, and is left out. Errors: `UserError` naming the file when it can't be read."""
     rows = [{key: value for key, value in row.items() if _is_logged(value)} for row in read_json_lines(folder.metrics)]
     return [row for row in rows if type(row.get("step")) is int]
+
+
+def read_system(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows of system.jsonl as `common.base.monitor` writes them, as far as they are numbers. Errors: `UserError` naming the file when
+    it can't be read, is longer than any that a run writes, or lies elsewhere."""
+    _check_own(folder.system, folder)
+    rows = read_json_lines(folder.system, LONGEST_SYSTEM)
+    return [{key: value for key, value in row.items() if _is_logged(value)} for row in rows]
+
+
+def read_console(folder: RunFolder) -> str:
+    """The end of console.log, which may be a stranger's text; empty where there is none. Errors: `UserError` naming the file when it
+    can't be read, or lies elsewhere."""
+    _check_own(folder.console, folder)
+    try:
+        return read_end(folder.console, END_OF_CONSOLE).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UserError(f"{folder.console} can't be read: {error.strerror or error}") from error
+
+
+def _check_own(path: Path, folder: RunFolder) -> None:
+    """Errors: `UserError` for a link that leads out of the folder: a page that is passed on would show what it leads to."""
+    if not lies_in(path, folder.path):
+        raise UserError(f"{path} is a link that leads out of {folder.path}, and is not read")
 
 
 def _is_logged(value: Any) -> bool:

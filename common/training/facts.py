@@ -197,7 +197,7 @@ def ending(run: Run, seconds: float) -> list[str]:
         if state.recipe.best_by != "accuracy" and state.best_score is not None:
             what = BEST_BY_NAMES[state.recipe.best_by]
             line = f"best validation {what} {state.best_score:.4f} in epoch {state.best_epoch:g}, accuracy {state.best_accuracy:.4f}"
-        lines.append(line)
+        lines.append(f"{line}, of {counted(int(run.validation_counts.sum()), 'image')}")
     lines.append(f"everything is in {folder.path}")
     if stopped:
         return [*lines, f"go on with: {folder.command('train.py', '--resume', folder.id)}"]

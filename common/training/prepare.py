@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torchvision.models import ResNet
 
+from common.base.console import Console, kept_console
 from common.base.device import choose_amp, choose_device, memory_errors
 from common.base.errors import UserError
 from common.base.files import disk_errors, write_atomic
+from common.base.monitor import monitored
 from common.base.processes import Processes, process_group
 from common.base.signals import Interrupt, interruptible
 from common.base.text import one_line
@@ -56,7 +58,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     """
     device = choose_device(config.place.device)
     seconds = 60 * (config.run.max_minutes or math.inf)
-    with process_group(device) as processes, interruptible(seconds=seconds) as interrupt:
+    with process_group(device) as processes, interruptible(seconds=seconds) as interrupt, kept_console() as console:
         with memory_errors(config.images.batch_size, device):  # another program may have the GPU's
             run = prepare(config, processes, device, interrupt)
         if processes.main:
@@ -74,7 +76,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
                 say_what_is_other(run)
             elif processes.main:
                 require_free(run.folder)  # asked again: while this process prepared, another may have trained the run
-            with recorded(run), memory_errors(config.images.batch_size, device, config.compute.accumulate):
+            with recorded(run, console), memory_errors(config.images.batch_size, device, config.compute.accumulate):
                 yield run
                 end(run)
 
@@ -337,8 +339,9 @@ def last_row(run: Run) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def recorded(run: Run) -> Iterator[None]:
-    """Around the training: makes the run's folder and W&B run, or takes them up again. Of several processes, the main one does."""
+def recorded(run: Run, console: Console) -> Iterator[None]:
+    """Around the training: makes the run's folder and W&B run, or takes them up again; console.log and system.jsonl go on meanwhile.
+    Of several processes, the main one does."""
     if not run.processes.main:
         yield
         return
@@ -353,6 +356,7 @@ def recorded(run: Run) -> Iterator[None]:
             save_config(folder, config)
             mark_running(folder)
         folder.update_summary(**run.facts)
+    console.write_to(folder.console)
     tracked = start(
         folder,
         "train",
@@ -373,7 +377,8 @@ def recorded(run: Run) -> Iterator[None]:
             tracked.log_code(Path(__file__).parents[2])
         run.log.rewind(run.state)
         tracked.set_summary(run.state.best)  # of a run to go on with, whose earlier log may be another
-        yield
+        with monitored(folder.system, run.device if run.device.type == "cuda" else None):
+            yield
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):  # what ended the run is what must be seen
             folder.update_summary(status="failed", error=one_line(error, 500) or type(error).__name__)

@@ -12,10 +12,24 @@ from common.dashboard.page import collect, render, write_page
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
-TABS = ("summary", "curves", "classes", "confusion", "confidence", "labels", "pictures", "settings", "lineage", "card")
+TABS = (
+    *(
+        "summary",
+        "curves",
+        "classes",
+        "confusion",
+        "confidence",
+        "labels",
+        "pictures",
+        "machine",
+        "console",
+        "settings",
+    ),
+    *("lineage", "card"),
+)
 SCRIPT_RUN = "<script>alert(1)"
 PATIENCE = 60_000  # milliseconds, on a machine that may be busy
 
@@ -198,6 +212,21 @@ def test_the_superclass_level_adds_up(open_page, runs_dir: Path) -> None:
     assert page.locator("#cell .tile").count() == min(count, 48)
 
 
+def test_the_machine_and_the_console_are_shown(open_page, runs_dir: Path) -> None:
+    page = open_page()
+    show(page, "good", "machine")
+    rows = [json.loads(line) for line in (runs_dir / "good" / "system.jsonl").read_text().splitlines()]
+    expect(page.locator("#panel")).to_contain_text("Yes: the run kept 3.0 of 4 processor cores busy on average.")
+    page.wait_for_function("document.querySelectorAll('#panel .js-plotly-plot .scatterlayer').length === 4")
+    drawn = page.evaluate("[...document.querySelector('#panel .chart')._fullData].map(trace => [...trace.y])")
+    assert drawn == [[100 * row[key] / 4 for row in rows] for key in ("process_cores", "machine_cores")]
+    assert column(page, "Machine", "Most")[2:4] == ["2.0 GB", "6.0 GB"]
+    show(page, "good", "console")
+    expect(page.get_by_role("region", name="Console")).to_have_text(
+        (runs_dir / "good" / "console.log").read_text().strip()
+    )
+
+
 def test_everything_can_be_reached_with_the_keyboard(open_page, runs_dir: Path) -> None:
     page, report = open_page(), report_of(runs_dir, "good")
     page.get_by_role("region", name="Table of runs").get_by_role("link", name="good").focus()
@@ -276,11 +305,122 @@ def test_markup_in_names_stays_text(open_page) -> None:
 
 def test_a_sweep_draws_every_trial_and_opens_its_run(open_page) -> None:
     page = open_page()
-    assert page.locator("#sweeps .scatterlayer .trace").count() == 3
+    assert page.get_by_role("region", name="Chart of sweep digits-1").locator(".scatterlayer .trace").count() == 3
     trials = page.get_by_role("region", name="Trials of sweep digits-1")
     expect(trials).to_contain_text("fail: diverged")
+    expect(page.locator("#sweeps li")).to_have_text("Trial 2, gone: diverged")
+    expect(page.locator("#sweeps")).to_contain_text("from 10 completed trials on: 8 more")
+    expect(page.locator("#sweeps .js-plotly-plot")).to_have_count(2)  # all trials, and the best so far
     trials.get_by_role("link", name="poor").click()
     expect(page.locator("#run-title")).to_have_text("Run poor")
+
+
+def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browser: Browser, tmp_path: Path) -> None:
+    for number, (group, lr) in enumerate((("slow", 0.001), ("fast", 0.02))):
+        for seed in range(2):
+            how = {"skill": 2.5 + number + 0.1 * seed, "seed": 10 * number + seed, "config_seed": seed}
+            make_run(tmp_path / "runs", f"{group}-seed{seed}", group=group, lr=lr, **how)
+    make_run(tmp_path / "runs", "other images", images_per_class=20)
+    make_run(tmp_path / "runs", "untested", tested=False)
+    data = write_page(tmp_path / "runs", tmp_path / "page.html")
+    page, trouble = browser.new_page(viewport={"width": 390, "height": 900}), []
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    expect(page.locator("#recipes")).to_contain_text("Of 2 recipes fast has the highest accuracy")
+    assert column(page, "Groups of runs", "Group") == ["fast", "slow"]
+    one, other, said = page.locator("#one"), page.locator("#other"), page.locator("#two-said")
+    assert (one.input_value(), other.input_value()) == ("fast", "slow")  # the recipes that the first sentence speaks of
+
+    def choose(select: Locator, name: str) -> None:
+        select.focus()
+        page.keyboard.press("Home")
+        while select.input_value() != name:
+            page.keyboard.press("ArrowDown")
+
+    choose(one, "fast-seed0")
+    choose(other, "slow-seed0")
+    sides, pairs = data["compared"]["sides"], data["compared"]["pairs"]
+    first, second = sorted(("fast-seed0", "slow-seed0"), key=sides.index)
+    found = next(found for i, j, found in pairs if (sides[i], sides[j]) == (first, second))
+    expect(said).to_contain_text(found["verdict"])
+    expect(said).to_contain_text(found["said"])
+    counts = dict(zip(("both", f"only {first}", f"only {second}", "neither"), map(str, found["counts"]), strict=True))
+    rights = column(page, "Which is right on how many images", "Right")
+    assert dict(zip(rights, column(page, "Which is right on how many images", "Images"), strict=True)) == counts
+    for name in (first, second):  # as many as the table says, by picture or by number
+        heading = page.get_by_role("heading", name=f"Only {name} gets right: {counts[f'only {name}']} image")
+        expect(heading).to_be_visible()
+    assert page.locator("#two .tile").count() > 0
+    assert column(page, "Settings that differ", "Setting") == ["lr"]
+    lines = page.locator("#two .scatterlayer .trace")
+    expect(lines).to_have_count(2)
+    low, high = found["rows"][0][1:3] if first == "fast-seed0" else [-end for end in found["rows"][0][2:0:-1]]
+    (interval,) = column(page, "Difference, slow-seed0 − fast-seed0", "95 %")
+    assert [float(end.replace("−", "-")) for end in interval.split(" to ")] == pytest.approx([100 * low, 100 * high], abs=0.006)  # fmt: skip
+    found = Axe().run(page, context="#two-section").response["violations"]
+    assert not found, [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    link = page.get_by_role("region", name="Table of runs").get_by_role("link", name="untested")
+    link.click()  # opens a run, and keeps the two
+    expect(page.locator("#run-title")).to_have_text("Run untested")
+    again = browser.new_page()
+    again.set_default_timeout(PATIENCE)
+    again.goto(page.url)
+    expect(again.locator("#two-said")).to_have_text(said.inner_text())
+    expect(again.locator("#run-title")).to_have_text("Run untested")
+    again.locator("#other").select_option("untested")
+    expect(again.locator("#two-said")).to_contain_text("untested is not tested yet: python evaluate.py")
+    again.locator("#other").select_option("other images")
+    expect(again.locator("#two-said")).to_contain_text("their test images or labels differ (480 and 240 images)")
+    again.go_back()
+    again.go_back()
+    expect(again.locator("#other")).to_have_value("slow-seed0")
+    again.get_by_role("link", name="fast and slow side by side").click()
+    expect(again.locator("#one")).to_have_value("fast")
+    expect(again.locator("#two-title")).to_be_focused()
+    expect(again.locator("#two .scatterlayer .trace")).to_have_count(4)
+    assert column(again, "Difference, slow − fast", "Over")[0] == "other seeds, these images"
+    assert trouble == []
+    for tab in (page, again):
+        tab.close()
+
+
+def test_a_sweep_of_several_seeds_shows_their_runs_what_mattered_and_why_trials_failed(
+    browser: Browser, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        make_run(tmp_path / "runs", f"s-0-seed{seed}", config_seed=seed, group="s-0", tested=False)
+    folder = make_sweep(tmp_path / "runs", "s", [f"s-{n}" for n in range(12)])
+    trials = json.loads((folder / "trials.json").read_text())
+    trials[0] |= {"sd": 0.0123, "runs": ["s-0-seed0", "s-0-seed1"]}
+    trials[12]["error"] = "RuntimeError: " + "the loss is no number any more, " * 9 + "<b>lower</b> the lr"
+    (folder / "trials.json").write_text(json.dumps(trials))
+    data = write_page(tmp_path / "runs", tmp_path / "page.html")
+    page, trouble = browser.new_page(viewport={"width": 390, "height": 900}), []
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    table = page.get_by_role("region", name="Trials of sweep s", exact=True)
+    expect(table).to_contain_text("0.6 ± 0.0123")
+    importance = data["sweeps"][0]["importance"]
+    assert len(importance) == 3
+    assert column(page, "Importance in sweep s", "Parameter") == [name for name, _ in importance]
+    assert column(page, "Importance in sweep s", "Importance") == [f"{100 * share:.1f} %" for _, share in importance]
+    expect(page.locator("#sweeps li")).to_have_text(f"Trial 12, gone: {trials[12]['error']}")
+    best = page.locator("#sweeps .columns .js-plotly-plot")
+    expect(best).to_be_visible()
+    assert best.evaluate("chart => chart.data[1].y") == [0.6 + 0.05 * n for n in range(12)] + [0.6 + 0.05 * 11]
+    found = Axe().run(page, context="#sweeps").response["violations"]
+    assert not found, [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    table.get_by_role("link", name="s-0-seed1").click()
+    expect(page.locator("#run-title")).to_have_text("Run s-0-seed1")
+    assert trouble == []
+    page.close()
 
 
 def test_charts_follow_the_theme(open_page) -> None:

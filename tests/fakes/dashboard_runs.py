@@ -27,6 +27,7 @@ def make_run(
     *,
     skill: float = 3.0,
     seed: int = 0,
+    config_seed: int = 0,
     started: float = STARTED,
     status: str = "finished",
     epochs: int = 5,
@@ -37,10 +38,11 @@ def make_run(
     images_per_class: int = 40,
     **settings: object,
 ) -> Path:
-    """A run of `epochs` epochs; `skill` is how far the right class's logit stands out (3: about 80 % right)."""
+    """A run of `epochs` epochs; `skill` is how far the right class's logit stands out (3: about 80 % right). `seed` draws
+    its answers, `config_seed` is the flag."""
     folder = runs_dir / run_id
     (folder / "checkpoints").mkdir(parents=True)
-    config = as_dict(TrainConfig.of(dataset="cifar100", run_id=run_id, epochs=epochs, **settings))
+    config = as_dict(TrainConfig.of(dataset="cifar100", run_id=run_id, epochs=epochs, seed=config_seed, **settings))
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     accuracy = write_metrics(folder, epochs, skill, started)
     for name in ("last.pt", "best.safetensors"):
@@ -75,6 +77,7 @@ def make_run(
             "tables": [],
         },
     )  # fmt: skip
+    write_machine(folder, epochs, started)
     if tested:
         evaluate(folder, classes, superclasses, superclass_of, images_per_class, skill, seed)
         write_grid(folder, classes)
@@ -108,6 +111,19 @@ def write_metrics(folder: Path, epochs: int, skill: float, started: float) -> fl
         rows.append(row)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1]["validation/accuracy"]
+
+
+def write_machine(folder: Path, epochs: int, started: float) -> None:
+    """console.log and system.jsonl, of a run that kept three of four cores busy."""
+    told = [f"epoch {epoch}/{epochs}  train loss {3 / epoch:.3f}" for epoch in range(1, epochs + 1)]
+    (folder / "console.log").write_text("\n".join(["--- 2025-06-17 01:24:16 ---", *told, ""]))
+    rows = [
+        {"time": started + 10 * n, "seconds": 10.0, "cores": 4, "process_cores": 3.0 + 0.5 * (-1) ** n, "machine_cores": 3.75,
+         "disk_read": 2_000_000 * n, "disk_written": 500_000, "network_received": 1000, "network_sent": 100,
+         "process_memory": 2_000_000_000 + n, "machine_memory": 6_000_000_000, "machine_memory_total": 16_000_000_000}
+        for n in range(1, 6 * epochs + 1)
+    ]  # fmt: skip
+    (folder / "system.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def evaluate(folder, classes, superclasses, superclass_of, images_per_class, skill, seed) -> None:

@@ -171,10 +171,11 @@ def test_several_processes_write_one_run_and_no_file_of_their_own(killed):
     root = killed.folder.path.parent
     assert [path.name for path in root.iterdir()] == ["two"]
     files = {str(path.relative_to(killed.folder.path)) for path in killed.folder.path.rglob("*") if path.is_file()}
-    assert files - {".lock", ".tracking.lock"} == {
-        "config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json", "loss.png",
+    assert files - {".lock", ".tracking.lock", "system.jsonl"} == {  # its first row comes after a second
+        "config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json", "loss.png", "console.log",
         "checkpoints/last.pt", "checkpoints/best.safetensors",
     }  # fmt: skip
+    assert killed.folder.console.read_text().count("device   cpu") == 1
     assert killed.output.count("ResNeXt") + killed.output.count("device   cpu") == 1
 
 

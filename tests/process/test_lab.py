@@ -74,6 +74,20 @@ def test_every_epoch_is_told_in_a_line(lab):
         assert (" left" in line) == (number == 1) and (row is best) <= line.endswith("  best")
 
 
+def test_what_the_console_said_is_kept_without_bars(lab):
+    kept = (lab[0] / "runs" / "lab" / "console.log").read_text().splitlines()
+    printed = [line for line in lab[2]["train"].stdout.splitlines() if line]
+    assert kept[0].startswith("--- 20") and [line for line in kept[1:] if line in printed] == printed
+    assert not [line for line in kept if "images/s]" in line or "100%" in line]
+
+
+def test_how_busy_the_machine_was_is_kept(lab):
+    rows = [json.loads(line) for line in (lab[0] / "runs" / "lab" / "system.jsonl").read_text().splitlines()]
+    assert rows and all(0 < row["seconds"] <= 11 and 0 < row["process_memory"] for row in rows)
+    assert any(0 < row["process_cores"] <= 1.1 * row["cores"] for row in rows)
+    assert sorted(row["time"] for row in rows) == [row["time"] for row in rows]
+
+
 def test_the_start_says_what_is_trained_on_what(lab):
     text = lab[2]["train"].stdout
     for word in (
@@ -92,7 +106,7 @@ def test_a_run_leaves_exactly_these_files(lab):
     run = lab[0] / "runs" / "lab"
     files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and "wandb" not in p.relative_to(run).parts}
     trained = {"config.yaml", "metrics.jsonl", "summary.json", "split.json", "tracking.json", "loss.png", ".lock"}
-    trained |= {"checkpoints/last.pt", "checkpoints/best.safetensors"}
+    trained |= {"checkpoints/last.pt", "checkpoints/best.safetensors", "console.log", "system.jsonl"}
     assert trained <= files
     evaluated = {
         "evaluation/report.json",

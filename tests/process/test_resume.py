@@ -86,6 +86,19 @@ def test_sigterm_saves_and_says_how_to_go_on(interrupted):
     assert 4 <= first["step"] < 26
 
 
+def test_console_and_machine_go_on_where_they_were(interrupted):
+    run, first = interrupted
+    kept, printed = (
+        (run / "console.log").read_text(),
+        first["printed"].splitlines() + first["resumed"].stdout.splitlines(),
+    )
+    assert kept.count("\n--- ") == 1 and kept.startswith("--- ")
+    for line in ("go on with: python train.py --resume run", "finished after step 32"):
+        assert sum(line in told for told in kept.splitlines()) == sum(line in told for told in printed) == 1
+    times = [json.loads(line)["time"] for line in (run / "system.jsonl").read_text().splitlines()]
+    assert len(times) >= 2 and times == sorted(times)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(interrupted, whole):
     assert_same_run(interrupted[0], whole)
     assert "finished after step 32" in interrupted[1]["resumed"].stdout

@@ -86,17 +86,48 @@ def test_a_faultless_network_has_no_errors_to_show(runs, monkeypatch, capsys):
 def test_each_class_gets_its_row(runs):
     shown = show(runs, which="class", count=2)
     assert [row["true"] for row in shown["predictions"]] == [str(digit) for digit in range(10) for _ in range(2)]
-    width, height = shown["sizes"][0]
-    assert height > 3 * width
+    (width, _), *_ = shown["sizes"]
+    assert sum(height for _, height in shown["sizes"]) > 3 * width
 
 
 def test_many_rows_are_spread_over_pages_and_older_pages_removed(runs, monkeypatch):
     monkeypatch.setattr(gallery, "ROWS_A_PAGE", 4)
     shown = show(runs, which="class", count=1)
     assert shown["figures"] == ["class-01.png", "class-02.png", "class-03.png"]
-    monkeypatch.undo()
+    folder = runs / "first" / "visualization"
+    Image.new("RGB", (9, 9)).save(folder / "class-07.png")  # somebody's own
+    (folder / "class-08.png").write_text("no picture")
+    Image.open(folder / "class-01.png").copy().save(folder / "class-notes.png")
+    monkeypatch.setattr(gallery, "ROWS_A_PAGE", 20)
     assert show(runs, which="class", count=1)["figures"] == ["class.png"]
-    assert sorted(path.name for path in (runs / "first" / "visualization").glob("class*")) == ["class.png"]
+    left = ["class-07.png", "class-08.png", "class-notes.png", "class.png"]
+    assert sorted(path.name for path in folder.glob("class*")) == left
+    for name in left[:3]:
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("which_classes", [2, 10, 100])
+@pytest.mark.parametrize("count", [1, 8, 16, 100])
+def test_pages_of_classes_fit_a_screen_and_cut_no_class_that_fits_one(which_classes, count):
+    rows = [
+        {"true": f"class {n // count}", "predicted": "x", "confidence": 0.5, "file": None, "top5": []}
+        for n in range(which_classes * count)
+    ]
+    pages = gallery.pages(rows, np.zeros((len(rows), 3, 8, 8), np.uint8), "Classes", by_class=True)
+    names = []
+    for number, page in enumerate(pages, start=1):
+        axes = page.axes[0]
+        bold = [
+            text.get_text() for text in axes.texts if text.get_fontweight() == "bold" and "class" in text.get_text()
+        ]
+        assert bold and len({round(text.get_position()[1], 3) for text in axes.texts if "true" in text.get_text()}) <= 6
+        assert page.get_size_inches()[1] <= 15
+        if len(pages) > 1:
+            assert axes.texts[0].get_text() == f"Classes, page {number} of {len(pages)}"
+        names += bold
+    assert sum(len(page.axes[0].get_images()) for page in pages) == len(rows)
+    assert list(dict.fromkeys(names)) == [f"class {n}" for n in range(which_classes)]
+    assert len(names) == which_classes or count > 6 * gallery.COLUMNS
 
 
 def test_ones_own_photos_are_predicted_as_the_network_would_have_them(runs, tmp_path, capsys):
@@ -128,9 +159,20 @@ def test_an_explanation_stands_beside_the_image_it_explains(runs):
     explained, doubles = gallery.look(loaded, data, indices, CPU, explain=True)
     np.testing.assert_array_equal(pictures, resized(data.images[indices], 24))  # denormalized, the very pixels
     np.testing.assert_array_equal(doubles[..., :24], pictures)
-    assert doubles.shape == (2, 3, 24, 48)
+    assert doubles.shape == (2, 3, 24, 49) and (doubles[..., 24] == 255).all()
     np.testing.assert_array_equal(plain.logits, explained.logits)
     assert show(runs, count=3, explain=True)["figures"] == ["random-explained.png"]
+
+
+def test_a_map_says_which_class_it_explains(runs):
+    loaded, data = load_model("first", str(runs), CPU), load_dataset("digits", None, "test", 24)
+    predictions, doubles = gallery.look(loaded, data, torch.arange(12), CPU, explain=True)
+    rows = gallery.records(predictions, data.classes)
+    (page,) = gallery.pages(rows, doubles, "Digits", by_class=False)
+    captions = [text.get_text() for text in page.axes[0].texts if "true:" in text.get_text()]
+    assert [caption.split("\n")[-1] for caption in captions] == [f"map: for {row['predicted']}" for row in rows]
+    (plain,) = gallery.pages(rows, doubles[..., :24], "Digits", by_class=False)
+    assert not [text for text in plain.axes[0].texts if "map" in text.get_text()]
 
 
 def test_grad_cam_at_the_last_stage_is_the_class_activation_map():

@@ -33,7 +33,7 @@ from common.dashboard import page, reading
 from common.model.load import folder_of_run
 from common.model.weights import load_weights, read_metadata, save_weights
 from common.runs.find import find_artifact, find_run, list_runs, resolve_checkpoint
-from common.runs.folder import RunFolder, load_config, read_metrics, run_state
+from common.runs.folder import RunFolder, load_config, read_console, read_metrics, read_system, run_state
 from common.runs.groups import find_group, find_recipe
 from common.runs.records import Metadata
 from common.training.curves import curves
@@ -140,6 +140,8 @@ READERS: dict[str, list[Callable[[RunFolder], Any]]] = {
     "tracking.json": [RunFolder.read_tracking, lambda folder: folder.write_tracking(folder.read_tracking())],
     "config.yaml": [load_config],
     "metrics.jsonl": [read_metrics],
+    "system.jsonl": [read_system],
+    "console.log": [read_console],
     "evaluation/report.json": [lambda folder: Report.load(folder.evaluated().report)],
     "visualization/predictions.json": [lambda folder: reading.read_shown(folder.shown)],
     "../sweeps/swept/trials.json": [lambda folder: reading.read_trials(folder.path / "../sweeps/swept/trials.json")],
@@ -150,7 +152,9 @@ def document_in(path: Path) -> Any:
     text = path.read_text()
     lines = path.suffix == ".jsonl"
     return (
-        yaml.safe_load(text)
+        text
+        if path.suffix == ".log"
+        else yaml.safe_load(text)
         if path.suffix == ".yaml"
         else [json.loads(row) for row in text.splitlines()]
         if lines
@@ -161,6 +165,8 @@ def document_in(path: Path) -> Any:
 def as_text(path: Path, document: Any) -> str:
     if path.suffix == ".yaml":
         return yaml.safe_dump(document)
+    if path.suffix == ".log" and isinstance(document, str):
+        return document
     lines = path.suffix == ".jsonl" and isinstance(document, list)
     return "\n".join(map(json.dumps, document)) if lines else json.dumps(document)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from photos import load_photos
 
 from common.analysis import duplicates as module
 from common.analysis.duplicates import Seen, find_duplicates, nearest, thumbnails
 from common.analysis.predictions import Predictions
 from common.data.dataset import Dataset
-from common.data.decode import load_photos
 
 CPU = torch.device("cpu")
 

@@ -183,9 +183,26 @@ def test_an_overlay_leaves_the_image_and_brightens_where_the_heat_is():
     heat = np.zeros((8, 8))
     heat[0, 0] = 1
     both = figures.overlay(image, heat)
-    assert both.shape == (3, 8, 16) and 0 <= both.min() and both.max() <= 1
+    assert both.shape == (3, 8, 17) and 0 <= both.min() and both.max() <= 1
     np.testing.assert_array_equal(both[:, :, :8], image)
-    assert both[:, 0, 8].mean() > both[:, 4, 12].mean() + 0.2
+    assert (both[:, :, 8] == 1).all()  # a white gap, so that nobody takes the two for one
+    assert both[:, 0, 9].mean() > both[:, 4, 13].mean() + 0.2
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_a_sheet_with_maps_has_a_scale_of_their_colours_that_covers_nothing(width):
+    image, ramp = np.full((3, 64, 64), 0.5), np.tile(np.linspace(0, 1, 64), (64, 1))
+    double = figures.overlay(image, ramp)
+    figure = figures.sheet([("cat", [figures.Tile(double, "map: for cat", True)] * width)], "Maps", with_maps=True)
+    renderer, axes = drawn(figure), figure.axes[0]
+    scale, *images = axes.get_images()
+    strip = np.asarray(scale.get_array())[0]
+    np.testing.assert_allclose(strip[[0, -1]], double[:, 0, [-64, -1]].T, atol=1e-6)  # the very colours of the maps
+    words = [text for text in axes.texts if text.get_text() not in ("✓", "✗")]
+    assert {"nothing", "most"} <= {text.get_text() for text in words}
+    boxes = [image.get_window_extent(renderer) for image in (scale, *images)]
+    assert len(images) == width and not overlapping(extents(words, renderer) + boxes)
+    assert len(figures.sheet([("", [tile()])], "No maps").axes[0].get_images()) == 1
 
 
 def test_thumbnail_n_is_image_n(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from photos import load_photos
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from tqdm import tqdm
 import common.data.decode
 import common.data.workers
 from common.base.errors import RunError, UserError
-from common.data.decode import load_photos, mapped_file, release
+from common.data.decode import mapped_file, release
 from common.data.pixels import read_photo
 from common.data.workers import workers_for
 
@@ -434,10 +435,13 @@ def test_a_file_system_that_can_reserve_no_room_decodes_all_the_same(number, tmp
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, cache):
     names = make_photos(tmp_path / "train")
     script = f"""
+from pathlib import Path
 from common.base.errors import report_errors
-from common.data.decode import load_photos
+from common.data.decode import load
+from common.data.photos import Photos
+from common.data.pixels import Decoding
 with report_errors():
-    load_photos({str(tmp_path / "train")!r}, {names!r}, 64)
+    load(Photos(Path({str(tmp_path / "train")!r}), {names!r}), Decoding(64))
 """
 
     def small_files_only() -> None:

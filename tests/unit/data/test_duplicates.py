@@ -1,10 +1,10 @@
 """Images that are the same pixel by pixel."""
 
 import torch
+from photos import load_photos
 from PIL import Image
 
 from common.data import duplicates
-from common.data.decode import load_photos
 from common.data.duplicates import contradictions, of_contradictions, pixel_digests
 
 
