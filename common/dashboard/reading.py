@@ -282,8 +282,10 @@ def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]
 
 
 def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
-    result = (value - origin) / unit if _finite(value) else None
-    return None if result is None or not _finite(result) else round(result, 3)
+    if not _finite(value):
+        return None
+    result = (value - origin) / unit
+    return round(result, 3) if isfinite(result) else None
 
 
 def shown_of(report: Report) -> dict[str, Any]:

@@ -124,7 +124,7 @@ function confusion_tab(run) {
     }}, "Show")},
   ], report.confused);
   return [
-    el("p", {class: "note"}, "A row is a true class, a column what its images are taken for. Blue: recognised. Orange: mistakes, stronger for a larger share of the row. ",
+    el("p", {class: "note for-charts"}, "A row is a true class, a column what its images are taken for. Blue: recognised. Orange: mistakes, stronger for a larger share of the row. ",
       narrow() ? "Tap a cell for its images." : "Hover for numbers, click for the images, drag to zoom, double-click to see all again."),
     el("div", {class: "controls"}, report.superclasses ? el("label", {}, "Level ", level) : null),
     el("div", {class: "columns"}, chart, el("div", {},
