@@ -1,7 +1,7 @@
 "use strict";
 // One run's machine, by the minutes since it began, and what its console said.
 
-const GB = 1e9, MB = 1e6;
+const GB = 1e9, MB = 1e6, KB = 1e3;
 // key → [name in its chart, unit]
 const MEASURES = {
   process_cores: ["this run", "% of the cores"], machine_cores: ["all programs", "% of the cores"],
@@ -16,7 +16,8 @@ const MACHINE_CHARTS = [
 ];
 const in_unit = (machine, key, value) => !known(value) ? null
   : key.endsWith("cores") ? 100 * value / (machine.cores || 1) : key === "gpu_percent" ? value : value / (MEASURES[key][1] === "GB" ? GB : MB);
-const measured = (machine, key, value) => known(value) ? `${in_unit(machine, key, value).toFixed(MEASURES[key][1].startsWith("%") ? 0 : 1)} ${MEASURES[key][1]}` : "–";
+const is_little = (key, value) => MEASURES[key][1] === "MB/s" && value < 0.1 * MB;
+const measured = (machine, key, value) => !known(value) ? "–" : is_little(key, value) ? `${(value / KB).toFixed(1)} kB/s` : `${in_unit(machine, key, value).toFixed(MEASURES[key][1].startsWith("%") ? 0 : 1)} ${MEASURES[key][1]}`;
 
 function machine_tab(run) {
   const machine = run.machine;
@@ -47,7 +48,7 @@ function draw_machine(chart, machine, title, keys) {
     mode: machine.minutes.length < 30 ? "lines+markers" : "lines", marker: {size: 5}, hovertemplate: `minute %{x:.3~g}: %{y:.3~f} ${unit}<extra></extra>`,
   }));
   draw(chart, `${title} by minutes: ${keys.map(key => MEASURES[key][0]).join(", ")}; the table below has means and the most`, traces, {
-    height: 260, xaxis: axis("minutes", {rangemode: "tozero"}), yaxis: axis(unit, share ? {range: [0, 105]} : {rangemode: "tozero"}), showlegend: keys.length > 1,
+    height: 260, xaxis: axis("minutes", {rangemode: "tozero"}), yaxis: axis(unit, share ? {range: [0, 105]} : {rangemode: "tozero", exponentformat: "none"}), showlegend: keys.length > 1,
   });
 }
 
