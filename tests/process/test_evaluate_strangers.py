@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from digit_runs import make_run
+from matplotlib.figure import Figure
 from PIL import Image
 
 import evaluate
 import visualize
 from common.analysis import figures
+from common.base import drawing
 from common.base.errors import UserError
 from common.config import EvaluateConfig, VisualizeConfig
 from common.model.weights import load_weights, save_weights
@@ -152,12 +154,17 @@ def test_only_what_an_evaluation_makes_is_replaced(run):
         run.evaluation.mkdir(exist_ok=True)
         (run.evaluation / name).write_bytes(b"earlier")
     run.visualization.mkdir()
-    for name in ("random-2024.png", "random-1st.png", "random-02.png"):
+    for name in ("random-2024.png", "random-1st.png", "random-03.png"):
         Image.new("RGB", (2, 2)).save(run.visualization / name)
+    drawing.save(Figure(), run.visualization / "random-02.png")
     assert both("run", run.path.parent) == []
     assert (run.evaluation / "holiday.png").read_bytes() == (run.evaluation / "scan.jpg").read_bytes() == b"earlier"
     assert not (run.evaluation / "confusion.png").exists()
-    assert {path.name for path in run.visualization.glob("random-*")} == {"random-2024.png", "random-1st.png"}
+    assert {path.name for path in run.visualization.glob("random-*")} == {
+        "random-2024.png",
+        "random-1st.png",
+        "random-03.png",
+    }
 
 
 @pytest.mark.parametrize("validation", [[0, 10**6], [3, 3], [-1], [2**62]])
