@@ -86,33 +86,32 @@ def _jpeg(image: NDArray) -> bytes:
     return file.getvalue()
 
 
-def roc(predictions: Predictions, classes: tuple[str, ...] | list[str]) -> Curve:
+def roc(predictions: Predictions, classes: Sequence[str]) -> Curve:
     """Each class against the others; of a class without images, or with all of them, there is none."""
     from sklearn.metrics import roc_curve  # a second, which what draws no curves should not wait for
 
-    rows = []
-    for name, truth, scores in _one_against_the_rest(predictions, classes):
-        false, true, _ = roc_curve(truth, scores)
-        rows += [[name, x, y] for x, y in _thinned(false, true)]
+    rows = _rows(predictions, classes, lambda truth, scores: roc_curve(truth, scores)[:2])
     return ("fpr", "False positive rate"), ("tpr", "True positive rate"), rows
 
 
-def precision_recall(predictions: Predictions, classes: tuple[str, ...] | list[str]) -> Curve:
+def precision_recall(predictions: Predictions, classes: Sequence[str]) -> Curve:
     """As `roc`."""
     from sklearn.metrics import precision_recall_curve
 
-    rows = []
-    for name, truth, scores in _one_against_the_rest(predictions, classes):
-        precision, recall, _ = precision_recall_curve(truth, scores)
-        rows += [[name, x, y] for x, y in _thinned(recall, precision)]
+    rows = _rows(predictions, classes, lambda truth, scores: precision_recall_curve(truth, scores)[1::-1])
     return ("recall", "Recall"), ("precision", "Precision"), rows
 
 
-def _one_against_the_rest(predictions: Predictions, classes: tuple[str, ...] | list[str]) -> list[Any]:
+def _rows(
+    predictions: Predictions, classes: Sequence[str], curve: Callable[[NDArray, NDArray], tuple[NDArray, NDArray]]
+) -> list[list[Any]]:
+    """Rows of class, x, y. curve: of a class, from whether each image is of it and its probability."""
     scores, labels = metrics.softmax(predictions.logits), predictions.labels
-    return [
-        (name, labels == k, scores[:, k]) for k, name in enumerate(classes) if 0 < (labels == k).sum() < len(labels)
-    ]
+    rows = []
+    for k, name in enumerate(classes):
+        if 0 < (labels == k).sum() < len(labels):
+            rows += [[name, x, y] for x, y in _thinned(*curve(labels == k, scores[:, k]))]
+    return rows
 
 
 def _thinned(x: NDArray, y: NDArray) -> list[tuple[float, float]]:

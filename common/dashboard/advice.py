@@ -21,12 +21,12 @@ def recipes_in_words(
     grouped = {run for row in groups if row["one_recipe"] for run in row["runs"]}
     found = {}
     for ranking in rankings:
+        if ranking.split != "test":
+            continue
         ids = {run["id"] for run in ranking.runs}
         here = [side for side in sides if {run["id"] for run in side.runs} <= ids]
         here = [side for side in here if len(side.runs) > 1 or side.runs[0]["id"] not in grouped]
         ranked = sorted(here, key=lambda side: -side.mean)
-        if ranking.split != "test":
-            continue
         waiting = [row["note"] for row in groups if row["one_recipe"] and row["note"] and row["data"] == ranking.data]
         if any(len(side.runs) > 1 for side in here):
             said = _best_recipe(ranking, ranked)

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.analysis.predictions import Predictions
-from common.analysis.recipes import Tested, differences, narrows, same_images, tells, verdict
+from common.analysis.recipes import Tested, differences, narrows, tells, verdict
 from common.analysis.report import Report
 from common.analysis.seeds import over_images
 from common.base.errors import UserError
 from common.base.text import counted, path_word
 from common.config import SETS_APART, TrainConfig, as_dict
 from common.dashboard.reading import number, plain
-from common.dashboard.summary import DIFFERENCES_TOLD, Run, listed, percent
+from common.dashboard.summary import DIFFERENCES_TOLD, Run, listed, percent, same_evaluated
 from common.runs.folder import RunFolder
 from common.runs.groups import RECIPE, Recipe, differing
 
@@ -243,8 +243,7 @@ def apart_in(run: Run, other: Run) -> str | None:
         return f"{who} their classes differ ({len(one.classes)} and {len(two.classes)} of them)."
     if one.split != two.split:
         return f"{who} one was evaluated on {one.split} images, the other on {two.split} images."
-    same_size = run["config"].get("image_size") == other["config"].get("image_size")
-    if not same_images(one, two, same_size):
+    if not same_evaluated(run, other):
         return f"{who} their {one.split} images or labels differ ({one.dataset.size} and {two.dataset.size} images)."
     return None
 

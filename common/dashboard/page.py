@@ -78,7 +78,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     machine.add_machine(first, folders)
     compared, sides = comparing.side_by_side(runs, folders, leading)
     recipes = advice.recipes_in_words(rankings, sides, compared["groups"])
-    best = summary.describe_best(runs, [name for name, said in recipes.items() if said["text"]])
+    best = summary.describe_best(rankings, [name for name, said in recipes.items() if said["text"]])
     differing = reading.differing_keys(runs)
     for run in runs:
         run["report"] = run.pop("shown")

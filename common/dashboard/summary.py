@@ -296,6 +296,11 @@ def same_measure(run: Run, other: Run, split: str) -> bool:
     """Whether both were measured on the same images with the same labels, as far as is known."""
     if split == "validation":
         return run["validated_on"] is not None and run["validated_on"] == other["validated_on"]
+    return same_evaluated(run, other)
+
+
+def same_evaluated(run: Run, other: Run) -> bool:
+    """Whether both evaluations are of the same images with the same labels."""
     same_size = run["config"].get("image_size") == other["config"].get("image_size")
     return same_images(run["report"], other["report"], same_size)
 
@@ -339,11 +344,11 @@ def beats_baseline(run: Run, split: str) -> bool:
     return not (count and images and accuracy is not None) or surely(accuracy * images, images, 1 / count)
 
 
-def describe_best(runs: list[Run], recipes: Collection[str] = ()) -> list[dict[str, Any]]:
+def describe_best(rankings: Sequence[Ranking], recipes: Collection[str] = ()) -> list[dict[str, Any]]:
     """For each data set `{"run", "text"}`: the best run, and what set it apart. `run` is None where none can be called the best.
     recipes: the data on which recipes compete, each with several seeds, so that what set one run apart may be its seed."""
     found = []
-    for ranking in rank(runs):
+    for ranking in rankings:
         data, split, ranked, apart = ranking.data, ranking.split, ranking.runs, ranking.apart
         best, named = ranked[0], f"the {split} images of {data}"
         others = (

@@ -154,7 +154,7 @@ def _sync_one(folder: RunFolder, run: TrackedRun, artifacts: list[LocalArtifact]
                 again = [a for a in artifacts if not isinstance(a, LostFiles) and not a.is_among(known.artifacts)]
                 summary = _summary(folder) if (tail or unended) and measured else {}
                 options = None if there else _options(folder, run)
-                server.log_again(run, again, tail, lost, summary, options, **({"ends": False} if live else {}))
+                server.log_again(run, again, tail, lost, summary, options, ends=not live)
                 there = _settled(run, wanted)
         if wanted.missing_in(there):
             state = "missing" if there is None else "incomplete"

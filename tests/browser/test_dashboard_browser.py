@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chromium import chromium_of
+from chromium import PATIENCE, watched_page
 from dashboard_runs import CLASSES, STARTED, SUPERCLASSES, make_run, make_sweep
 
 from common.dashboard.page import collect, render, write_page
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 TABS = (
@@ -31,15 +31,6 @@ TABS = (
     *("lineage", "card"),
 )
 SCRIPT_RUN = "<script>alert(1)"
-PATIENCE = 60_000  # milliseconds, on a machine that may be busy
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_of(playwright), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -57,33 +48,16 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    output = tmp_path_factory.mktemp("page") / "dashboard.html"
-    write_page(runs_dir, output)
-    return output.as_uri()
-
-
-@pytest.fixture(scope="module")
 def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """`open_page(width, scheme)`: the page at its start, with `page.trouble`, whatever it complained of or asked for."""
     pages: dict[tuple[int, str], Page] = {}
 
     def open_page(width: int = 1440, scheme: str = "light") -> Page:
         if (width, scheme) not in pages:
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page.set_default_timeout(PATIENCE)
-            expect.set_options(timeout=PATIENCE)
-            page.trouble = []
-            page.on("console", lambda message: page.trouble.append(message.text))
-            page.on("pageerror", lambda error: page.trouble.append(str(error)))
-            page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
-            page.on("request", lambda request: page.trouble.append(request.url) if leaves(request.url) else None)
+            page = watched_page(browser, address, width, scheme)
             page.goto(address)
             pages[width, scheme] = page
         return pages[width, scheme]
-
-    def leaves(url: str) -> bool:
-        return not url.startswith("data:") and url.partition("#")[0] != address
 
     yield open_page
     for page in pages.values():
@@ -323,11 +297,9 @@ def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browse
     make_run(tmp_path / "runs", "other images", images_per_class=20)
     make_run(tmp_path / "runs", "untested", tested=False)
     data = write_page(tmp_path / "runs", tmp_path / "page.html")
-    page, trouble = browser.new_page(viewport={"width": 390, "height": 900}), []
-    page.set_default_timeout(PATIENCE)
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.goto((tmp_path / "page.html").as_uri())
+    address = (tmp_path / "page.html").as_uri()
+    page = watched_page(browser, address, width=390)
+    page.goto(address)
     expect(page.locator("#recipes")).to_contain_text("Of 2 recipes fast has the highest accuracy")
     assert column(page, "Groups of runs", "Group") == ["fast", "slow"]
     one, other, said = page.locator("#one"), page.locator("#other"), page.locator("#two-said")
@@ -383,7 +355,7 @@ def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browse
     expect(again.locator("#two-title")).to_be_focused()
     expect(again.locator("#two .scatterlayer .trace")).to_have_count(4)
     assert column(again, "Difference, slow − fast", "Over")[0] == "other seeds, these images"
-    assert trouble == []
+    assert page.trouble == []
     for tab in (page, again):
         tab.close()
 
@@ -399,11 +371,9 @@ def test_a_sweep_of_several_seeds_shows_their_runs_what_mattered_and_why_trials_
     trials[12]["error"] = "RuntimeError: " + "the loss is no number any more, " * 9 + "<b>lower</b> the lr"
     (folder / "trials.json").write_text(json.dumps(trials))
     data = write_page(tmp_path / "runs", tmp_path / "page.html")
-    page, trouble = browser.new_page(viewport={"width": 390, "height": 900}), []
-    page.set_default_timeout(PATIENCE)
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.goto((tmp_path / "page.html").as_uri())
+    address = (tmp_path / "page.html").as_uri()
+    page = watched_page(browser, address, width=390)
+    page.goto(address)
     table = page.get_by_role("region", name="Trials of sweep s", exact=True)
     expect(table).to_contain_text("0.6 ± 0.0123")
     importance = data["sweeps"][0]["importance"]
@@ -419,7 +389,7 @@ def test_a_sweep_of_several_seeds_shows_their_runs_what_mattered_and_why_trials_
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     table.get_by_role("link", name="s-0-seed1").click()
     expect(page.locator("#run-title")).to_have_text("Run s-0-seed1")
-    assert trouble == []
+    assert page.trouble == []
     page.close()
 
 

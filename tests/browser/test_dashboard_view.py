@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode
 
 import numpy as np
 import pytest
-from chromium import chromium_of
+from chromium import PATIENCE, watched_page
 from dashboard_runs import STARTED, make_run, make_sweep
 from PIL import Image
 
@@ -18,10 +18,9 @@ from common.dashboard.page import POLICY, collect, write_page
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Download, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Download, Page, expect
 
 pytestmark = pytest.mark.browser
-PATIENCE = 60_000  # milliseconds, on a machine that may be busy
 FORMULA = "=HYPERLINK(1)"
 TRACES = "document.getElementById('curves').data.map(trace => trace.name)"
 NO_UNPACKING = [
@@ -29,15 +28,6 @@ NO_UNPACKING = [
     "window.DecompressionStream = class { constructor() { throw new TypeError('gzip'); } }",
     "window.atob = () => 'no gzip at all'",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_of(playwright), args=["--no-sandbox"])
-        expect.set_options(timeout=PATIENCE)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +63,6 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    output = tmp_path_factory.mktemp("page") / "dashboard.html"
-    write_page(runs_dir, output)
-    return output.as_uri()
-
-
-@pytest.fixture(scope="module")
 def runs(runs_dir: Path) -> dict[str, dict]:
     return {run["id"]: run for run in collect(runs_dir)["runs"]}
 
@@ -87,27 +70,20 @@ def runs(runs_dir: Path) -> dict[str, dict]:
 @pytest.fixture
 def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """`open_page(fragment, script, width, scheme)`: a page of its own; at the end it must have complained of nothing."""
-    pages, trouble = [], []
+    pages = []
 
     def open_page(fragment: str = "", script: str = "", width: int = 1440, scheme: str = "light") -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda request: trouble.append(request.url) if leaves(request.url) else None)
+        page = watched_page(browser, address, width, scheme, inside=("data:", "blob:"))
         page.add_init_script(script)
         page.goto(f"{address}#{fragment}")
         page.evaluate("Promise.all([...document.querySelectorAll('.chart')].map(chart => chart.drawn))")
         pages.append(page)
         return page
 
-    def leaves(url: str) -> bool:
-        return not url.startswith(("data:", "blob:")) and url.partition("#")[0] != address
-
     yield open_page
     for page in pages:
         page.close()
-    assert trouble == []
+    assert [page.trouble for page in pages] == [[]] * len(pages)
 
 
 def names(page: Page) -> list[str]:

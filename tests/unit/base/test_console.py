@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from places import IN_THE_WAY, blocked
 
 from common.base import console
 from common.base.text import as_lines
@@ -83,17 +84,9 @@ def test_a_console_that_never_ends_keeps_its_newest_part(tmp_path: Path, monkeyp
     assert newest == list(range(newest[0], 500)) and len(newest) > 50
 
 
-@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link", "no folder"])
+@pytest.mark.parametrize("kind", IN_THE_WAY)
 def test_a_file_that_can_not_be_written_ends_nothing(tmp_path: Path, kind: str) -> None:
-    path, elsewhere = tmp_path / "console.log", tmp_path / "elsewhere"
-    if kind == "a folder":
-        path.mkdir()
-    elif kind == "a pipe":
-        os.mkfifo(path)
-    elif kind == "a link":
-        path.symlink_to(elsewhere)
-    else:
-        path = tmp_path / "gone" / "console.log"
+    path, elsewhere = blocked(tmp_path / "console.log", kind), tmp_path / "elsewhere"
     heard = console.Console()
     heard.write_to(path)
     heard.hear(heard, "said\n")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from places import IN_THE_WAY, blocked
 
 from common.base import monitor
 
@@ -80,18 +81,10 @@ def test_of_a_gpu_the_time_it_computed_and_its_memory_are_told(monkeypatch: pyte
     assert asked == [torch.device("cuda", 1)] * 2
 
 
-@pytest.mark.parametrize("kind", ["no folder", "a folder", "a pipe", "a link", "no psutil", "no thread", "a full disk"])
+@pytest.mark.parametrize("kind", [*IN_THE_WAY, "no psutil", "no thread", "a full disk"])
 def test_what_can_not_be_measured_or_written_ends_nothing(tmp_path: Path, monkeypatch, kind: str) -> None:
-    path, elsewhere = tmp_path / "system.jsonl", tmp_path / "elsewhere"
-    if kind == "no folder":
-        path = tmp_path / "gone" / "system.jsonl"
-    elif kind == "a folder":
-        path.mkdir()
-    elif kind == "a pipe":
-        os.mkfifo(path)
-    elif kind == "a link":
-        path.symlink_to(elsewhere)
-    elif kind == "no psutil":
+    path, elsewhere = blocked(tmp_path / "system.jsonl", kind), tmp_path / "elsewhere"
+    if kind == "no psutil":
         monkeypatch.setitem(sys.modules, "psutil", None)
     elif kind == "no thread":
         monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start")))

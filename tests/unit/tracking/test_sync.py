@@ -29,7 +29,7 @@ class Server:
         rows = {step for directory in directories for step in self.logs[directory.name]} - self.refuses
         self.steps = self.steps if not rows else (self.steps or set()) | rows  # of an empty log it makes no run
 
-    def log_again(self, record, artifacts, rows, files, summary=None, new=None) -> None:
+    def log_again(self, record, artifacts, rows, files, summary=None, new=None, ends=True) -> None:
         steps = [row["_step"] for row in rows]
         assert (new is None) == (self.steps is not None)
         assert all(step > max(self.steps or {-1}) for step in steps), "W&B takes no row behind its last"
