@@ -67,6 +67,16 @@ def runs(runs_dir: Path) -> dict[str, dict]:
     return {run["id"]: run for run in collect(runs_dir)["runs"]}
 
 
+@pytest.fixture(scope="module")
+def asked_page(browser: Browser, address: str) -> Iterator[Page]:
+    """One page for all that is only asked of it."""
+    page = watched_page(browser, address)
+    page.goto(address)
+    yield page
+    page.close()
+    assert page.trouble == []
+
+
 @pytest.fixture
 def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """`open_page(fragment, script, width, scheme)`: a page of its own; at the end it must have complained of nothing."""
@@ -133,16 +143,15 @@ def averaged(values: list[float | None], weight: float) -> list[float | None]:
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.9, 0.99])
 def test_smoothing_is_a_mean_of_which_older_values_weigh_less_and_begins_at_the_first_value(
-    open_page, weight: float
+    asked_page: Page, weight: float
 ) -> None:
-    page = open_page()
     for values in (
         [2.5],
         [1.0, 1.0, 1.0],
         [None, 3.0, None, -1.0, 4.0],
         np.random.default_rng(0).normal(size=200).tolist(),
     ):
-        found = page.evaluate("([values, weight]) => smoothed(values, weight)", [values, weight])
+        found = asked_page.evaluate("([values, weight]) => smoothed(values, weight)", [values, weight])
         expected = averaged(values, weight)
         assert [value is None for value in found] == [value is None for value in expected]
         numbers = [[value for value in row if value is not None] for row in (found, expected)]
@@ -270,11 +279,10 @@ def test_the_curves_of_many_runs_lose_no_point(browser: Browser, tmp_path: Path)
         ("", lambda run: True),
     ],
 )  # fmt: skip
-def test_the_filter_lets_through_what_a_plain_loop_does(open_page, runs: dict, text: str, meets) -> None:
-    page = open_page()
-    said = ask(page, text)
+def test_the_filter_lets_through_what_a_plain_loop_does(asked_page: Page, runs: dict, text: str, meets) -> None:
+    said = ask(asked_page, text)
     expected = [run_id for run_id, run in runs.items() if meets(run)]
-    assert names(page) == expected
+    assert names(asked_page) == expected
     assert said.startswith(f"{len(expected)} of 7 runs." if text else "")
 
 
@@ -532,9 +540,9 @@ def check_pictures(page: Page, box, name: str, ground: tuple[int, int, int]) -> 
     assert png.suggested_filename == f"{name}.png"
     with Image.open(png.path()) as image:
         assert image.format == "PNG" and list(image.size) == [2 * side for side in size]
-        pixels = np.asarray(image.convert("RGBA"))
+        pixels = np.array(image.convert("RGBA"))
     assert (pixels[..., 3] == 255).all() and tuple(pixels[1, 1, :3]) == ground
-    assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 10  # something is drawn
+    assert len(np.unique(pixels.view(np.uint32))) > 10  # something is drawn
     svg = saved(page, box.get_by_role("button", name="SVG").click)
     assert svg.suggested_filename == f"{name}.svg"
     root = ElementTree.fromstring(Path(svg.path()).read_text(encoding="utf-8"))

@@ -106,8 +106,10 @@ def test_many_rows_are_spread_over_pages_and_older_pages_removed(runs, monkeypat
         (folder / name).unlink()
 
 
-@pytest.mark.parametrize("which_classes", [2, 10, 100])
-@pytest.mark.parametrize("count", [1, 8, 16, 100])
+@pytest.mark.parametrize(
+    ("which_classes", "count"),
+    [(2, 1), (2, 8), (2, 100), (10, 1), (10, 16), (100, 1), (100, 8), pytest.param(100, 100, marks=pytest.mark.slow)],
+)
 def test_pages_of_classes_fit_a_screen_and_cut_no_class_that_fits_one(which_classes, count):
     rows = [
         {"true": f"class {n // count}", "predicted": "x", "confidence": 0.5, "file": None, "top5": []}
