@@ -214,6 +214,8 @@ class LocalSweep:
             log = self._claim(trial.number, trial.user_attrs.get(PROCESSES, ()))
             if log is not None:
                 with log:
+                    if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                        continue  # settled by its own process before that let go of the log
                     runs = self.runs(trial.number, self.sweep.values(trial.params))
                     values = self.best_values(runs)
                     if values and all(run_state(run) == "finished" for run in runs):

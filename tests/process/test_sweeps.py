@@ -23,6 +23,7 @@ from common.config import as_dict
 from common.runs.folder import RunFolder, load_config, read_metrics
 from common.runs.records import Summary
 from common.sweeps.file import DEFAULT_COMMAND, flags, read_sweep
+from common.sweeps.trials import LocalSweep
 
 METRIC = {"name": "validation/accuracy", "goal": "maximize"}
 TWO_BY_TWO = {"lr": {"values": [0.1, 0.4]}, "nesterov": {"values": [True, False]}, "epochs": {"value": 2}}
@@ -328,6 +329,23 @@ def test_a_trial_that_outlived_its_sweep_is_waited_for_and_counted(here):
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 0, shown
     assert [(record["state"], record["value"]) for record in records()] == [("complete", 0.6)]
+
+
+@pytest.mark.parametrize("fails", ["", "0.1"])
+def test_a_trial_that_its_own_process_settles_meanwhile_is_settled_once(here, monkeypatch, fails):
+    monkeypatch.setenv("STUB_FAIL", fails)
+    file = read_sweep(write_sweep(here, parameters=lrs(0.1)))
+    own, other = (LocalSweep(file, Path("runs"), "s") for _ in range(2))
+    trial, claim = own.begin_trial(1), other._claim
+    assert trial is not None
+
+    def claim_after_it_ended(*what):
+        own.settle(trial)
+        return claim(*what)
+
+    monkeypatch.setattr(other, "_claim", claim_after_it_ended)
+    assert other.begin_trial(1) is None
+    assert [trial.state.name for trial in other.study.trials] == ["FAIL" if fails else "COMPLETE"]
 
 
 def test_two_processes_share_a_sweep(here):
