@@ -179,6 +179,7 @@ log_again(record, [], [{"_step": 2, "loss": 0.5}], {})
         assert (run.state, run.exit_code) == ("failed", 143)
 
 
+@pytest.mark.slow
 def test_rows_of_an_offline_run_are_sent_while_it_trains_each_once(tmp_path):
     """A training without network, a watching sync.py beside it, stopped and begun again in the middle; both are real processes."""
     env = script_environment(tmp_path, WANDB_MODE="offline")

@@ -147,7 +147,7 @@ def test_a_page_of_four_runs_of_a_hundred_classes_with_their_pictures_is_at_most
         "evaluation/confused.png",
         "evaluation/thumbnails.jpg",
     ):
-        Image.fromarray(noise.integers(0, 255, (1500, 1500, 3), dtype=np.uint8)).save(first / name)
+        Image.fromarray(noise.integers(0, 255, (900, 900, 3), dtype=np.uint8)).save(first / name)
     for n in range(1, 4):
         shutil.copytree(first, tmp_path / "runs" / f"run{n}", copy_function=os.link)
     data = page.write_page(tmp_path / "runs", tmp_path / "page.html")
