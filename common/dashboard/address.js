@@ -35,7 +35,7 @@ function restore_view() {
 const in_twos = texts => texts.flatMap((text, i) => i % 2 && known(text) ? [[texts[i - 1], text]] : []);
 
 // Tables but the one of runs, which has a key of its own: name, column, name, column …
-keep("sorted", () => [...ORDERS].flatMap(([name, {by, descending}]) => known(by) ? [name, `${descending ? "-" : "+"}${by}`] : []), texts => {
+keep("sorted", () => [...ORDERS].sort().flatMap(([name, {by, descending}]) => known(by) ? [name, `${descending ? "-" : "+"}${by}`] : []), texts => {
   ORDERS.forEach(order => { order.by = null; });
   in_twos(texts).forEach(([name, by]) => Object.assign(order_of(name), {by: by.slice(1), descending: by.startsWith("-")}));
   ORDERS.forEach(order => order.apply?.());

@@ -65,7 +65,7 @@ function table(name, columns, rows, attributes_of_row = () => ({}), order = orde
       sort(column, header, descending);
       Object.assign(order, {by: key_of(column), descending});
       order.changed?.();
-    }}, breakable(column.label)));
+    }}, column.label));
     return header;
   }));
   order.apply = () => {

@@ -59,10 +59,12 @@ function parts_of(piece) {
   return name && value && is_found(inside) ? null : [name, operator, value];
 }
 
+const LONGEST_NAME = Math.max(...[ID, ...COLUMNS].flatMap(({key, label}) => [key, label]).map(text => text.split(/[\s/_-]+/).length));  // in words
+
 // The last words before an operator that are a column's name, the longest; else its last word, and those before it that no run has.
 function taken_as_name(words) {
   const last = count => words.slice(words.length - count).join(" ");
-  let count = words.map((_, i) => words.length - i).find(count => columns_named(last(count)).length) ?? 0;
+  let count = [...Array(LONGEST_NAME).keys()].map(i => LONGEST_NAME - i).find(count => count <= words.length && columns_named(last(count)).length) ?? 0;
   if (!count) {
     const before = words.slice(0, -1).reverse().findIndex(is_found);
     count = before < 0 ? words.length : before + 1;

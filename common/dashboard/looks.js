@@ -7,11 +7,8 @@ const looks = new Map();  // run → look, of the chosen runs, and of those that
 let held = new Set();  // the chosen runs, as they were last drawn
 let kept_looks = null;  // of an address, until its runs are drawn
 
-// The look that a run gets if it may choose: the leading runs' are all different, and a new run changes no other's.
-const first_look = (() => {
-  const by_age = [...data.runs].reverse().map(run => run.id), leading = data.leading.filter(id => runs.has(id));
-  return new Map([...new Set([...leading, ...by_age])].map((id, n) => [id, n % LOOKS]));
-})();
+// The look that a run gets if it may choose: in order of age, so that a new run changes no other's.
+const first_look = new Map([...data.runs].reverse().map((run, n) => [run.id, n % LOOKS]));
 
 // A colour that no other has, or else a dash; where there is neither, that of another run.
 function free_look(first, taken) {

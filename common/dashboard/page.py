@@ -21,8 +21,8 @@ from common.runs.folder import command
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    *("elements.js", "smoothing.js", "export.js", "charts.js", "state.js", "address.js"),
-    *("looks.js", "columns.js", "filter.js", "overview.js", "machine.js", "tabs.js", "compare.js", "sweeps.js", "app.js"),
+    *("elements.js", "smoothing.js", "export.js", "charts.js", "state.js", "address.js", "looks.js"),
+    *("columns.js", "filter.js", "overview.js", "machine.js", "tabs.js", "compare.js", "sweeps.js", "app.js"),
 )
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced
 # Nothing may leave the page, whatever a run's text contains.
