@@ -58,7 +58,7 @@ function intervals(one, other, found) {
   const rows = found.rows.map(([what, low, high, p]) => turned ? [what, -high, -low, p] : [what, low, high, p]);
   return table(`Difference, ${other} − ${one}`, [
     {label: "Over", value: row => row[0]},
-    {label: "95 % interval, in points", value: row => row[1], number: true, show: row => `${points(row[1])} to ${points(row[2])}`},
+    {label: "95 % interval, in points", value: row => row[1], number: true, show: row => el("span", {class: "parted"}, `${points(row[1])} to ${points(row[2])}`)},
     {label: single ? "McNemar's p" : "p", value: row => row[3], number: true, show: row => known(row[3]) ? row[3] < 0.0001 ? "< 0.0001" : row[3].toFixed(4) : "–"},
   ], rows);
 }

@@ -83,7 +83,7 @@ function conditions_of(text) {
       continue;
     }
     const [before, operator, after] = parts, behind = after ? [after] : pieces.splice(0, 1);
-    while (pieces.length && (begins.test(pieces[0]) || ends.test(behind.at(-1)) || (pieces[0] === "%" && is_number(behind.at(-1))))) behind.push(pieces.shift());
+    while (pieces.length && (begins.test(pieces[0]) || ends.test(behind.at(-1)) || pieces[0] === "%")) behind.push(pieces.shift());
     if (before) words.push(before);
     const name = taken_as_name(words), value = bare(behind.join(" ")), gap = before && after ? "" : " ";
     end_words();
