@@ -141,7 +141,7 @@ const seed_name = run => known(run.config.seed) ? `seed ${run.config.seed}` : ru
 
 function why_no_picture(missing, left_out, wrong) {
   const pictured = wrong.some(run => run.thumbnails), {pictures, pictures_note} = wrong[0];
-  const why = pictured ? "of each pair of classes an evaluation keeps the surest mistakes alone" : "the page has none of these mistakes";
+  const why = pictured ? KEPT_PICTURES : "the page has none of these mistakes";
   return [
     left_out ? `The ${PICTURED} surest are pictured.` : "", missing ? `${missing === 1 ? "1 image has" : `${missing} images have`} no picture here: ${why}.` : "",
     pictured || pictures.length ? "" : pictures_note,

@@ -52,6 +52,7 @@ function classes_tab(run) {
   ];
 }
 
+const KEPT_PICTURES = "an evaluation keeps those of the commonest pairs of classes, of each pair the surest";
 const tiles = (run, wanted, caption) => strip(wanted.map(n => ({run, n, text: caption(run.thumbnails.tiles[n])})));
 
 // pictures: [{run, n: which of the run's thumbnails, text}]; told: the texts are long.
@@ -109,7 +110,7 @@ function confusion_tab(run) {
     const wanted = run.thumbnails ? run.thumbnails.tiles.flatMap(([t, p], at) => row_of[t] === i && row_of[p] === j && t !== p ? [at] : []) : [];
     if (wanted.length && wanted.length < n) content.push(el("p", {class: "note"}, `${Math.min(wanted.length, 48)} of them:`));
     if (wanted.length) content.push(tiles(run, wanted.slice(0, 48), ([t, p, sure]) => `${report.classes[t]}, taken for ${report.classes[p]}, ${percent(sure)} sure`));
-    else if (n && i !== j) content.push(sentence(run.pictures_note || "The page holds no pictures of these.", {class: "note"}));
+    else if (n && i !== j) content.push(sentence(run.thumbnails || !run.pictures_note ? `The page holds no pictures of these: ${KEPT_PICTURES}.` : run.pictures_note, {class: "note"}));
     found.replaceChildren(...content);
   };
   const set_level = name => {

@@ -338,7 +338,7 @@ def test_an_image_that_a_recipe_gets_wrong_says_what_each_seed_says_and_why_it_h
         unnamed = any("seed 0" not in text or "seed 1" not in text for text in texts)
         assert part.get_by_text("A seed that a caption does not name is wrong there too").count() == unnamed
         missing = len(alone - shown)
-        why = f"{missing} image{' has' if missing == 1 else 's have'} no picture here: of each pair of classes"
+        why = f"{missing} image{' has' if missing == 1 else 's have'} no picture here: an evaluation keeps"
         assert part.get_by_text(why).count() == (missing > 0)
         assert part.get_by_text("The 24 surest are pictured").count() == (len(shown) > 24)
         assert part.locator("details").count() == (len(texts) < len(alone))
