@@ -22,14 +22,24 @@ function note_view() {
   } catch { /* Safari allows a hundred in half a minute; the next choice or the button writes it */ }
 }
 
-// An address with none of the keys, such as `#run=…&tab=…`, leaves all as it is. → whether anything changed.
+// An address with none of the keys, such as `#run=…&tab=…`, leaves all as it is; else all is as it says, since one choice may bear on
+// another. → whether anything changed.
 function restore_view() {
   const address = new URLSearchParams(location.hash.slice(1));
   if (![...KEPT.keys()].some(key => address.has(key))) return false;
-  const other = [...KEPT].filter(([key, {read}]) => JSON.stringify(read()) !== JSON.stringify(address.getAll(key)));
-  other.forEach(([key, {restore}]) => restore(address.getAll(key)));
-  return other.length > 0;
+  if ([...KEPT].every(([key, {read}]) => JSON.stringify(read()) === JSON.stringify(address.getAll(key)))) return false;
+  KEPT.forEach(({restore}, key) => restore(address.getAll(key)));
+  return true;
 }
+
+const in_twos = texts => texts.flatMap((text, i) => i % 2 && known(text) ? [[texts[i - 1], text]] : []);
+
+// Tables but the one of runs, which has a key of its own: name, column, name, column …
+keep("sorted", () => [...ORDERS].sort().flatMap(([name, {by, descending}]) => known(by) ? [name, `${descending ? "-" : "+"}${by}`] : []), texts => {
+  ORDERS.forEach(order => { order.by = null; });
+  in_twos(texts).forEach(([name, by]) => Object.assign(order_of(name), {by: by.slice(1), descending: by.startsWith("-")}));
+  ORDERS.forEach(order => order.apply?.());
+});
 
 async function copy_link() {
   const text = location.href.split("#")[0] + address_of_view(), field = by_id("link");

@@ -19,12 +19,13 @@ function show_run() {
 }
 
 function follow_address(scroll) {
-  if (restore_view()) show_overview();
+  const restored = restore_view();
+  if (restored) show_overview();
   const wanted = new URLSearchParams(location.hash.slice(1)), before = {...place};
   place.run = runs.has(wanted.get("run")) ? wanted.get("run") : place.run ?? [...best_ids][0] ?? data.runs[0].id;
   place.tab = Object.hasOwn(TABS, wanted.get("tab")) ? wanted.get("tab") : "summary";
   if (known(before.run)) note_view();  // the address that a page is opened with stays as it is
-  if (place.run === before.run && place.tab === before.tab) return;
+  if (!restored && place.run === before.run && place.tab === before.tab) return;
   show_run();
   if (scroll && place.run !== before.run) {
     by_id("run-section").scrollIntoView();

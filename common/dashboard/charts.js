@@ -81,11 +81,11 @@ const MANY = 60;
 
 // log: the axes that are logarithmic, as "x" or "xy".
 function draw_curves(chart, runs, key, against, {smoothing, log}) {
-  const traces = runs.flatMap((run, i) => {
+  const traces = runs.flatMap(run => {
     const curve = run.curves[key];
     return curve_traces({
       x: curve[against], y: curve.value, connectgaps: true, name: short(run.id, 40), mode: curve.value.length < 30 ? "lines+markers" : "lines",
-      line: line_style(i), marker: {size: 5}, hovertemplate: `${runs.length > MANY ? "%{text}" : safe(run.id)}<br>%{x:.4~g} ${against}: %{y:.4~f}<extra></extra>`,
+      line: line_style(looks.get(run.id)), marker: {size: 5}, hovertemplate: `${runs.length > MANY ? "%{text}" : safe(run.id)}<br>%{x:.4~g} ${against}: %{y:.4~f}<extra></extra>`,
     }, smoothing);
   });
   // Plotly would draw a line to such a point as one to the floor.

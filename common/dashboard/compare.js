@@ -2,6 +2,7 @@
 // Two runs side by side, or two groups of runs that differ in their seeds alone. The address's fragment holds which: `one`, `other`.
 
 const {compared} = data, pair = {one: null, other: null};
+const two = {curve: null, open: new Set(), drawn: false};  // what is chosen in the section; open: whose lists of images
 const groups = new Map(compared.groups.map(group => [group.name, group]));
 const side_number = new Map(compared.sides.map((name, i) => [name, i]));
 const pairs = new Map(compared.pairs.map(([i, j, found]) => [`${i} ${j}`, found]));
@@ -28,7 +29,8 @@ function show_recipes() {
 
 function mean_and_sd(found) {
   if (!found) return "–";
-  return `${(100 * found.mean).toFixed(1)}${known(found.sd) ? ` ± ${(100 * found.sd).toFixed(1)}` : ""} % of ${found.seeds} seed${found.seeds === 1 ? "" : "s"}`;
+  const whole = text => el("span", {class: "whole"}, text);
+  return el("span", {class: "parted"}, whole(`${(100 * found.mean).toFixed(1)}${known(found.sd) ? ` ± ${(100 * found.sd).toFixed(1)}` : ""} %`), " ", whole(`of ${found.seeds} seed${found.seeds === 1 ? "" : "s"}`));
 }
 
 const pair_link = (one, other) => ({href: with_place({one, other}), onclick: event => {
@@ -56,7 +58,7 @@ function intervals(one, other, found) {
   const rows = found.rows.map(([what, low, high, p]) => turned ? [what, -high, -low, p] : [what, low, high, p]);
   return table(`Difference, ${other} − ${one}`, [
     {label: "Over", value: row => row[0]},
-    {label: "95 % interval, in points", value: row => row[1], number: true, show: row => `${points(row[1])} to ${points(row[2])}`},
+    {label: "95 % interval, in points", value: row => row[1], number: true, show: row => el("span", {class: "parted"}, `${points(row[1])} to ${points(row[2])}`)},
     {label: single ? "McNemar's p" : "p", value: row => row[3], number: true, show: row => known(row[3]) ? row[3] < 0.0001 ? "< 0.0001" : row[3].toFixed(4) : "–"},
   ], rows);
 }
@@ -80,7 +82,7 @@ function settings(one, other) {
   const keys = Object.keys(compared.settings).filter(key => value(a, key) !== value(b, key) && (key !== "seed" || !(groups.has(one) || groups.has(other))));
   if (!keys.length) return el("p", {}, "No setting differs.");
   return table("Settings that differ", [
-    {label: "Setting", value: key => key}, {label: one, value: key => value(a, key)}, {label: other, value: key => value(b, key)},
+    {label: "Setting", value: key => key, show: key => el("span", {}, breakable(key))}, {label: one, value: key => value(a, key)}, {label: other, value: key => value(b, key)},
   ], keys);
 }
 
@@ -102,24 +104,58 @@ function image_names(name) {
 
 const PICTURED = 24, NAMED = 300;  // at most, of the images of a side
 
-// The pictures that the page has are of mistakes: those of the one that is wrong, the surest first.
+// The pictures that the page has are of mistakes: those of the one that is wrong, the surest first. Each says what every run of it says
+// there, as far as the page has that too.
 function alone_right(one, other) {
-  const places = only_right(one, other), {indices, files} = images_of(one), name = image_names(one);
-  const wrong = runs_of(other).find(run => run.thumbnails), tile_of = new Map(wrong ? wrong.thumbnails.tiles.map((tile, n) => [tile[3], n]) : []);
-  const tile = at => tile_of.get(indices ? indices[at] : at), sure = at => wrong.thumbnails.tiles[tile(at)][2];
-  const pictured = places.filter(at => known(tile(at))).sort((a, b) => sure(b) - sure(a)).slice(0, PICTURED), rest = places.filter(at => !pictured.includes(at));
-  const report = wrong && wrong.report, more = rest.length > NAMED ? `, and ${rest.length - NAMED} more` : "";
+  const places = only_right(one, other), {indices, files} = images_of(one), name = image_names(one), wrong = runs_of(other);
+  const tiles_of = wrong.filter(run => run.thumbnails).map(run => [run, new Map(run.thumbnails.tiles.map((tile, n) => [tile[3], n]))]);
+  const said = new Map(places.map(at => [at, tiles_of.flatMap(([run, of]) => {
+    const n = of.get(indices ? indices[at] : at);
+    return known(n) ? [{run, n, tile: run.thumbnails.tiles[n]}] : [];
+  })]));
+  const sure = at => said.get(at).reduce((sum, {tile}) => sum + tile[2], 0) / said.get(at).length;
+  const kept = places.filter(at => said.get(at).length).sort((a, b) => sure(b) - sure(a)), pictured = kept.slice(0, PICTURED);
+  const rest = places.filter(at => !pictured.includes(at)), more = rest.length > NAMED ? `, and ${rest.length - NAMED} more` : "";
+  const opened = !pictured.length, counted = n => `${n} image${n === 1 ? "" : "s"}`;
   return el("div", {},
-    el("h3", {}, `Only ${one} gets right${runs_of(one).length + runs_of(other).length > 2 ? ", with every seed" : ""}: ${places.length} image${places.length === 1 ? "" : "s"}`),
-    pictured.length ? tiles(wrong, pictured.map(tile), ([t, p, sure]) => `${report.classes[t]}; ${wrong.id} says ${report.classes[p]}, ${percent(sure)} sure`) : null,
-    rest.length ? el("details", {open: !pictured.length}, el("summary", {}, `${pictured.length ? `${rest.length} more` : "Which"}, by ${files ? "file" : "number in the test set"} and class`),
-      el("p", {class: "note"}, rest.slice(0, NAMED).map(name).join(", "), more, ".")) : null);
+    el("h3", {}, `Only ${one} gets right${runs_of(one).length + wrong.length > 2 ? ", with every seed" : ""}: ${counted(places.length)}`),
+    pictured.length ? strip(pictured.map(at => ({...said.get(at)[0], text: mistakes(other, said.get(at))})), groups.has(other)) : null,
+    pictured.some(at => said.get(at).length < wrong.length) ? el("p", {class: "note"}, "A seed that a caption does not name is wrong there too: what it says instead is not in the page.") : null,
+    ...rest.length ? [
+      sentence(why_no_picture(places.length - kept.length, kept.length - pictured.length, wrong), {class: "note"}),
+      el("details", {open: opened || two.open.has(one), ontoggle: event => { if (!opened) note_opened(one, event.target.open); }},
+        el("summary", {}, `${pictured.length ? `${rest.length} more` : "Which"}, by ${files ? "file" : "number in the test set"} and class`),
+        el("p", {class: "note"}, rest.slice(0, NAMED).map(name).join(", "), more, ".")),
+    ] : []);
+}
+
+// "glass; partial-seed0 says metal, 83.0 % sure", of a group "glass; partial says metal (seed 0 83.0 %, seed 2 61.5 % sure)".
+function mistakes(name, said) {
+  const {classes} = said[0].run.report, by_class = new Map(said.map(({tile}) => [tile[1], []]));
+  said.forEach(({run, tile}) => by_class.get(tile[1]).push(`${seed_name(run)} ${percent(tile[2])}`));
+  const told = groups.has(name) ? runs => ` (${runs.join(", ")} sure)` : () => `, ${percent(said[0].tile[2])} sure`;
+  return `${classes[said[0].tile[0]]}; ${name} says ${[...by_class].map(([label, runs]) => classes[label] + told(runs)).join(", ")}`;
+}
+
+const seed_name = run => known(run.config.seed) ? `seed ${run.config.seed}` : run.id;
+
+function why_no_picture(missing, left_out, wrong) {
+  const pictured = wrong.some(run => run.thumbnails), {pictures, pictures_note} = wrong[0];
+  const why = pictured ? KEPT_PICTURES : "the page has none of these mistakes";
+  return [
+    left_out ? `The ${PICTURED} surest are pictured.` : "", missing ? `${missing === 1 ? "1 image has" : `${missing} images have`} no picture here: ${why}.` : "",
+    pictured || pictures.length ? "" : pictures_note,
+  ].filter(Boolean).join(" ");
 }
 
 // --- curves ---
 
 let two_chart = null;
-const two_curve = el("select", {id: "two-curve", onchange: () => draw_two()});
+const two_curve = el("select", {id: "two-curve", onchange: () => {
+  two.curve = two_curve.value;
+  draw_two();
+  note_view();
+}});
 
 function draw_two() {
   const key = two_curve.value;
@@ -133,9 +169,9 @@ function draw_two() {
 }
 
 function set_curves() {
-  const old = two_chart, before = two_curve.value, keys = Object.keys(CURVE_NAMES).filter(key => [pair.one, pair.other].some(name => runs_of(name).some(run => run.curves[key])));
+  const old = two_chart, keys = Object.keys(CURVE_NAMES).filter(key => [pair.one, pair.other].some(name => runs_of(name).some(run => run.curves[key])));
   two_curve.replaceChildren(...keys.map(key => el("option", {value: key}, CURVE_NAMES[key])));
-  if (keys.includes(before)) two_curve.value = before;
+  if (keys.includes(two.curve)) two_curve.value = two.curve;
   old?.drawn?.then(() => window.Plotly?.purge(old));
   two_chart = el("div", {class: "chart"});
   return keys.length ? [el("div", {class: "controls for-charts"}, el("label", {}, "Curve ", two_curve)), two_chart] : [el("p", {}, "Neither has logged a curve.")];
@@ -156,13 +192,26 @@ function show_two() {
     ...found ? [el("div", {class: "columns"}, alone_right(one, other), alone_right(other, one))] : [],
   ]);
   if (one !== other) draw_two();
+  two.drawn = true;
+}
+
+keep("two_curve", () => known(two.curve) ? [two.curve] : [], ([text]) => {
+  two.curve = known(text) && Object.hasOwn(CURVE_NAMES, text) && data.runs.some(run => run.curves[text]) ? text : null;
+  two.drawn = false;
+});
+keep("lists", () => [...two.open], names => { two.open = new Set(names.filter(name => runs.has(name) || groups.has(name))); });
+
+function note_opened(name, open) {
+  if (two.open.has(name) === open) return;
+  open ? two.open.add(name) : two.open.delete(name);
+  note_view();
 }
 
 function follow_pair() {
   const wanted = new URLSearchParams(location.hash.slice(1)), [one, other] = ["one", "other"].map(key => wanted.get(key));
   const there = name => runs.has(name) || groups.has(name);
   const next = {one: there(one) ? one : pair.one, other: there(other) ? other : pair.other};
-  if (next.one === pair.one && next.other === pair.other) return;
+  if (two.drawn && next.one === pair.one && next.other === pair.other) return;
   Object.assign(pair, next);
   show_two();
 }
@@ -181,7 +230,6 @@ function set_up_two() {
   const recipes = data.recipes.find(recipe => recipe.pair);
   [pair.one, pair.other] = recipes ? recipes.pair : [...new Set([...data.leading, ...runs.keys()])];
   follow_pair();
-  show_two();
   addEventListener("hashchange", follow_pair);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (pair.one !== pair.other) draw_two(); });
 }

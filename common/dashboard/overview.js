@@ -26,12 +26,12 @@ function show_runs() {
   if (![ID, ...columns].some(column => column.key === view.order.by)) view.order.by = null;
   by_id("runs").replaceChildren(table("Table of runs", [
     {label: "Curves", show: box},
-    {...ID, show: run => el("span", {}, run_link(run.id), best_ids.has(run.id) ? " ★ best" : "")},
+    {...ID, fixed: true, show: run => el("span", {}, run_link(run.id), best_ids.has(run.id) ? " ★ best" : "")},
     ...columns,
   ], data.runs, run => ({"data-row": run.id, "aria-current": run.id === place.run ? "true" : null}), view.order));
   hide_rows();
   const more = data.differing.filter(key => !view.columns.includes(key));
-  by_id("more-differences").textContent = more.length ? `Also differing: ${more.join(", ")}.` : "";
+  by_id("more-differences").replaceChildren(...more.length ? ["Also differing: ", ...breakable(more.join(", ")), "."] : []);
 }
 
 const rows_of_runs = () => [...by_id("runs").querySelectorAll("[data-row]")];
@@ -58,7 +58,7 @@ function show_column_boxes() {
   const box = column => el("label", {}, el("input", {type: "checkbox", "data-column": column.key, checked: view.columns.includes(column.key), onchange: () => {
     set_columns([...by_id("columns").querySelectorAll("[data-column]:checked")].map(input => input.dataset.column));
     note_view();
-  }}), el("span", {}, column.label));
+  }}), el("span", {}, breakable(column.label)));
   by_id("columns").replaceChildren(...groups.map(group => el("fieldset", {}, el("legend", {}, group), COLUMNS.filter(column => column.group === group).map(box))));
 }
 
@@ -89,6 +89,7 @@ const choose_again = () => choose(view.preset ? preset_runs(view.preset) : [...c
 
 function show_curves() {
   const key = by_id("curve").value, against = by_id("against").value;
+  give_looks();
   if (!key) return;
   const drawn = data.runs.filter(run => chosen.has(run.id) && run.curves[key]);
   draw_curves(by_id("curves"), drawn, key, against, view);

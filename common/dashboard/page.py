@@ -21,7 +21,7 @@ from common.runs.folder import command
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    *("elements.js", "smoothing.js", "export.js", "charts.js", "state.js", "address.js"),
+    *("elements.js", "smoothing.js", "export.js", "charts.js", "state.js", "address.js", "looks.js"),
     *("columns.js", "filter.js", "overview.js", "machine.js", "tabs.js", "compare.js", "sweeps.js", "app.js"),
 )
 MARK = "resnext-finetuning dashboard"  # in the page's head: only a page that carries it is replaced

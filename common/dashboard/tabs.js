@@ -39,7 +39,7 @@ function classes_tab(run) {
   if (!report) return not_tested(run);
   const rows = report.per_class.map((row, i) => ({...row, label: i})).sort((a, b) => (a.recall ?? 2) - (b.recall ?? 2));
   const score = (label, key) => ({label, value: row => row[key], number: true, show: row => percent(row[key])});
-  const between = key => ({label: "95 %", title: `95 % interval of ${key}`, value: row => row[`${key}_low`], number: true,
+  const between = key => ({key: `${key}_low`, label: "95 %", title: `95 % interval of ${key}`, value: row => row[`${key}_low`], number: true,
     show: row => known(row[`${key}_low`]) ? `${(100 * row[`${key}_low`]).toFixed(0)}–${(100 * row[`${key}_high`]).toFixed(0)} %` : "–"});
   return [
     el("p", {class: "note"}, "Recall: of the images of a class, the share found. Precision: of the images given this name, the share that deserve it. F1 is their harmonic mean. The weakest recall comes first."),
@@ -52,17 +52,21 @@ function classes_tab(run) {
   ];
 }
 
-function tiles(run, wanted, caption) {
-  const {src, columns, rows, tiles} = run.thumbnails;
-  const step = (at, count) => count > 1 ? 100 * at / (count - 1) : 0;
-  const strip = el("div", {class: "tiles"}, wanted.map(n => {
-    const text = caption(tiles[n]), image = el("div", {class: "tile", role: "img", "aria-label": `Image ${tiles[n][3]}: ${text}`});
+const KEPT_PICTURES = "an evaluation keeps those of the commonest pairs of classes, of each pair the surest";
+const tiles = (run, wanted, caption) => strip(wanted.map(n => ({run, n, text: caption(run.thumbnails.tiles[n])})));
+
+// pictures: [{run, n: which of the run's thumbnails, text}]; told: the texts are long.
+function strip(pictures, told = false) {
+  const step = (at, count) => count > 1 ? 100 * at / (count - 1) : 0, sources = [...new Set(pictures.map(({run}) => run))];
+  const all = el("div", {class: told ? "tiles told" : "tiles"}, pictures.map(({run, n, text}) => {
+    const {columns, rows, tiles} = run.thumbnails, image = el("div", {class: "tile", role: "img", "aria-label": `Image ${tiles[n][3]}: ${text}`});
+    image.style.backgroundImage = `var(--sprite-${sources.indexOf(run)})`;
     image.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
     image.style.backgroundPosition = `${step(n % columns, columns)}% ${step(Math.floor(n / columns), rows)}%`;
     return el("figure", {}, image, el("figcaption", {"aria-hidden": "true"}, text));
   }));
-  strip.style.setProperty("--sprite", `url("${src}")`);  // once for all of its images
-  return strip;
+  sources.forEach((run, i) => all.style.setProperty(`--sprite-${i}`, `url("${run.thumbnails.src}")`));  // once for all of its images
+  return all;
 }
 
 // The matrix at one level, with classes of one superclass side by side.
@@ -81,6 +85,17 @@ function matrix_of(report, level) {
   return {names, count, row_of, groups};
 }
 
+// What is chosen in the matrix, by name: it stays for every run that has these classes; others begin with their commonest mistake.
+const confusion = {level: "classes", pair: []};
+const names_at = (report, level) => level === "classes" ? report.classes : report.superclasses ?? [];
+keep("level", () => confusion.level === "classes" ? [] : [confusion.level], ([text]) => {
+  confusion.level = text === "superclasses" && data.runs.some(run => run.report?.superclasses) ? text : "classes";
+});
+keep("confused", () => confusion.pair, texts => {
+  const there = texts.length === 2 && data.runs.some(run => run.report && texts.every(name => names_at(run.report, confusion.level).includes(name)));
+  confusion.pair = there ? texts : [];
+});
+
 function confusion_tab(run) {
   const report = run.report;
   if (!report) return not_tested(run);
@@ -95,31 +110,44 @@ function confusion_tab(run) {
     const wanted = run.thumbnails ? run.thumbnails.tiles.flatMap(([t, p], at) => row_of[t] === i && row_of[p] === j && t !== p ? [at] : []) : [];
     if (wanted.length && wanted.length < n) content.push(el("p", {class: "note"}, `${Math.min(wanted.length, 48)} of them:`));
     if (wanted.length) content.push(tiles(run, wanted.slice(0, 48), ([t, p, sure]) => `${report.classes[t]}, taken for ${report.classes[p]}, ${percent(sure)} sure`));
-    else if (n && i !== j) content.push(sentence(run.pictures_note || "The page holds no pictures of these.", {class: "note"}));
+    else if (n && i !== j) content.push(sentence(run.thumbnails || !run.pictures_note ? `The page holds no pictures of these: ${KEPT_PICTURES}.` : run.pictures_note, {class: "note"}));
     found.replaceChildren(...content);
   };
-  const set_level = level => {
-    matrix = matrix_of(report, level);
+  const set_level = name => {
+    level.value = name;
+    matrix = matrix_of(report, name);
     for (const select of [truth, guess]) select.replaceChildren(...matrix.names.map((name, i) => el("option", {value: i}, name)));
-    redraw = () => draw_matrix(chart, matrix, show_cell);
+    redraw = () => draw_matrix(chart, matrix, choose_cell);
+    const wanted = confusion.pair.map(name => matrix.names.indexOf(name));
     let worst = [0, 0, 0];
     matrix.count.forEach((row, i) => row.forEach((n, j) => { if (i !== j && n > worst[2]) worst = [i, j, n]; }));
-    show_cell(worst[0], worst[1]);
+    show_cell(...wanted.length && !wanted.includes(-1) ? wanted : worst);
   };
-  const show_chosen = () => show_cell(Number(truth.value), Number(guess.value));
+  const choose_cell = (i, j) => {
+    confusion.pair = [i, j].map(at => matrix.names[at]);
+    show_cell(i, j);
+    note_view();
+  };
+  const choose_level = name => {
+    Object.assign(confusion, {level: name, pair: []});
+    set_level(name);
+    redraw();
+    note_view();
+  };
+  const show_chosen = () => choose_cell(Number(truth.value), Number(guess.value));
   truth.addEventListener("change", show_chosen);
   guess.addEventListener("change", show_chosen);
-  const level = el("select", {id: "level", onchange: event => { set_level(event.target.value); redraw(); }},
+  const level = el("select", {id: "level", onchange: event => choose_level(event.target.value)},
     el("option", {value: "classes"}, "classes"), el("option", {value: "superclasses"}, "superclasses"));
-  set_level("classes");
+  set_level(report.superclasses ? confusion.level : "classes");
   const support = report.cells.reduce((sums, [i, , n]) => { sums[i] = (sums[i] || 0) + n; return sums; }, {});
   const pairs = table("Most confused pairs", [
     {label: "True", value: row => report.classes[row[0]]}, {label: "Taken for", value: row => report.classes[row[1]]},
     {label: "Images", value: row => row[2], number: true},
     {label: "Share", title: "Of the true class's images", value: row => row[2] / support[row[0]], number: true, show: row => percent(row[2] / support[row[0]])},
     {label: "Look", show: ([i, j]) => el("button", {type: "button", "aria-label": `Show ${report.classes[i]} taken for ${report.classes[j]}`, onclick: () => {
-      if (level.value !== "classes") { level.value = "classes"; set_level("classes"); redraw(); }
-      show_cell(matrix.row_of[i], matrix.row_of[j]);
+      if (level.value !== "classes") choose_level("classes");
+      choose_cell(matrix.row_of[i], matrix.row_of[j]);
       truth.focus();
     }}, "Show")},
   ], report.confused);
@@ -198,13 +226,13 @@ function pictures_tab(run) {
 function settings_tab(run) {
   const best = runs.get([...best_ids].find(id => runs.get(id).data === run.data)), compared = best && best !== run;
   const settings = table("Settings", [
-    {label: "Setting", value: ([key]) => key}, {label: "Value", value: ([, value]) => shown(value)},
+    {label: "Setting", value: ([key]) => key, show: ([key]) => el("span", {}, breakable(key))}, {label: "Value", value: ([, value]) => shown(value)},
     ...compared ? [{label: "In the best run", value: ([key, value]) => shown(best.config[key]) === shown(value) ? null : shown(best.config[key]),
       show: ([key, value]) => shown(best.config[key]) === shown(value) ? "same" : shown(best.config[key])}] : [],
   ], Object.entries(run.config));
   const facts = table("Facts", [{label: "Fact", value: ([key]) => key}, {label: "Value", value: ([, value]) => shown(value)}],
     [["Started", moment(run.started)], ["Duration", duration(run.seconds)],
-      ...Object.entries(run.facts).map(([key, value]) => [key, typeof value === "number" ? value.toLocaleString("en") : value])]);
+      ...Object.entries(run.facts).map(([key, value]) => [key, key === "Epochs done" ? epochs_done(run, ", {} of them the head alone") : typeof value === "number" ? value.toLocaleString("en") : value])]);
   return [el("div", {class: "columns"}, el("div", {}, el("h3", {}, "Settings"), settings), el("div", {}, el("h3", {}, "Facts"), facts))];
 }
 

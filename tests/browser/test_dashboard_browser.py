@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from chromium import PATIENCE, watched_page
 from dashboard_runs import CLASSES, STARTED, SUPERCLASSES, make_run, make_sweep
 
+from common.analysis.predictions import Predictions
 from common.dashboard.page import collect, render, write_page
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
@@ -289,15 +292,91 @@ def test_a_sweep_draws_every_trial_and_opens_its_run(open_page) -> None:
     expect(page.locator("#run-title")).to_have_text("Run poor")
 
 
-def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browser: Browser, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The folder of a page over two recipes of two seeds, and two more runs; what the page shows. Of fast's mistakes few have pictures."""
+    folder = tmp_path_factory.mktemp("recipes")
     for number, (group, lr) in enumerate((("slow", 0.001), ("fast", 0.02))):
         for seed in range(2):
             how = {"skill": 2.5 + number + 0.1 * seed, "seed": 10 * number + seed, "config_seed": seed}
-            make_run(tmp_path / "runs", f"{group}-seed{seed}", group=group, lr=lr, **how)
-    make_run(tmp_path / "runs", "other images", images_per_class=20)
-    make_run(tmp_path / "runs", "untested", tested=False)
-    data = write_page(tmp_path / "runs", tmp_path / "page.html")
-    address = (tmp_path / "page.html").as_uri()
+            run = make_run(folder / "runs", f"{group}-seed{seed}", group=group, lr=lr, **how)
+            file = run / "evaluation" / "report.json"
+            report = json.loads(file.read_text())
+            if group == "fast":
+                report["thumbnails"]["images"] = report["thumbnails"]["images"][seed::3]
+                file.write_text(json.dumps(report))
+    make_run(folder / "runs", "other images", images_per_class=20)
+    make_run(folder / "runs", "untested", tested=False)
+    return folder, write_page(folder / "runs", folder / "page.html")
+
+
+def test_an_image_that_a_recipe_gets_wrong_says_what_each_seed_says_and_why_it_has_no_picture(
+    browser: Browser, recipes: tuple[Path, dict]
+) -> None:
+    folder, data = recipes
+    page = watched_page(browser, (folder / "page.html").as_uri(), width=390)
+    page.goto(f"{(folder / 'page.html').as_uri()}#one=slow&other=fast")
+    said = {group: [Predictions.load(folder / "runs" / f"{group}-seed{seed}" / "evaluation" / "predictions.npz") for seed in range(2)] for group in ("slow", "fast")}  # fmt: skip
+    pictured = {
+        run["id"]: {tile[3] for tile in run["thumbnails"]["tiles"]} for run in data["runs"] if run["thumbnails"]
+    }
+    for one, other in (("slow", "fast"), ("fast", "slow")):
+        right, wrong = ([answers.predicted == answers.labels for answers in said[name]] for name in (one, other))
+        alone = {int(n) for n in np.flatnonzero(np.all(right, axis=0) & ~np.any(wrong, axis=0))}
+        shown = alone & (pictured[f"{other}-seed0"] | pictured[f"{other}-seed1"])
+        part = page.locator("#two .columns > div", has=page.get_by_role("heading", name=f"Only {one} gets right, with every seed: {len(alone)} image"))  # fmt: skip
+        texts = part.locator(".tile").evaluate_all("tiles => tiles.map(tile => tile.getAttribute('aria-label'))")
+        assert len(texts) == min(24, len(shown)) > 0
+        for text in texts:
+            image, _, caption = text.removeprefix("Image ").partition(": ")
+            assert caption.startswith(f"{CLASSES[said[one][0].labels[int(image)]]}; {other} says ")
+            for seed, answers in enumerate(said[other]):
+                quoted = f"seed {seed} {100 * round(float(answers.confidences[int(image)]), 3):.1f} %"
+                is_kept = int(image) in pictured[f"{other}-seed{seed}"]
+                assert (quoted in caption) == is_kept and (f"seed {seed}" in caption) == is_kept
+                assert not is_kept or CLASSES[answers.predicted[int(image)]] in caption
+        unnamed = any("seed 0" not in text or "seed 1" not in text for text in texts)
+        assert part.get_by_text("A seed that a caption does not name is wrong there too").count() == unnamed
+        missing = len(alone - shown)
+        why = f"{missing} image{' has' if missing == 1 else 's have'} no picture here: an evaluation keeps"
+        assert part.get_by_text(why).count() == (missing > 0)
+        assert part.get_by_text("The 24 surest are pictured").count() == (len(shown) > 24)
+        assert part.locator("details").count() == (len(texts) < len(alone))
+    assert page.get_by_text("no picture here").count() > 0 and page.get_by_text("A seed that a caption").count() > 0
+    assert not Axe().run(page, context="#two-section").response["violations"]
+    assert page.trouble == []
+    page.close()
+
+
+@pytest.mark.parametrize("pair", [("slow", "fast"), ("slow-seed0", "fast-seed1")])
+def test_intervals_are_whole_on_a_narrow_screen(browser: Browser, recipes: tuple[Path, dict], pair: tuple[str, str]) -> None:  # fmt: skip
+    folder, _ = recipes
+    page = watched_page(browser, (folder / "page.html").as_uri(), width=390)
+    page.goto(f"{(folder / 'page.html').as_uri()}#run=fast-seed1&tab=classes&{urlencode(dict(zip(('one', 'other'), pair, strict=True)))}")  # fmt: skip
+    cut = """([name, labels]) => {
+        const region = document.querySelector(`[role=region][aria-label="${name}"]`), edge = region.getBoundingClientRect(), table = region.querySelector("table");
+        const cells = [...table.rows].flatMap(row => [...row.cells].filter(cell => labels.some(label => table.tHead.rows[0].cells[cell.cellIndex].innerText.startsWith(label))));
+        const text = cell => { const range = document.createRange(); range.selectNodeContents(cell); return range.getBoundingClientRect(); };
+        return [cells.length, cells.filter(cell => text(cell).left < edge.left || text(cell).right > edge.right).map(cell => cell.innerText)];
+    }"""
+    count, outside = page.evaluate(cut, [f"Difference, {pair[1]} − {pair[0]}", ["Over", "95 %", "p", "McNemar"]])
+    assert count >= 6 and outside == []
+    count, outside = page.evaluate(cut, ["Groups of runs", ["Group", "Test"]])
+    assert count == 6 and outside == []
+    count, outside = page.evaluate(cut, ["Classification report", ["Class", "Recall"]])
+    assert count == 2 * (1 + len(CLASSES)) and outside == []
+    # Moved sideways, each interval comes whole into sight beside the class's name.
+    table = page.get_by_role("region", name="Classification report")
+    for cell in table.locator("tbody tr").first.locator("td").all()[1:]:
+        cell.scroll_into_view_if_needed()
+        box, name, region = cell.bounding_box(), table.locator("td.fixed").first.bounding_box(), table.bounding_box()
+        assert name["x"] >= region["x"] and name["x"] + name["width"] + box["width"] <= region["x"] + region["width"]
+    page.close()
+
+
+def test_two_runs_are_chosen_by_keyboard_and_the_address_opens_them_again(browser: Browser, recipes: tuple[Path, dict]) -> None:  # fmt: skip
+    folder, data = recipes
+    address = (folder / "page.html").as_uri()
     page = watched_page(browser, address, width=390)
     page.goto(address)
     expect(page.locator("#recipes")).to_contain_text("Of 2 recipes fast has the highest accuracy")

@@ -57,6 +57,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tags=("+1+1",),
         lr=0.4,
         weight_decay=0.000123456,
+        weights="imagenet",
+        head_epochs=1,
     )
     make_sweep(runs_dir, "digits-1", ["run-0", "run-1"])
     return runs_dir
@@ -221,18 +223,25 @@ def test_logarithmic_axes_and_what_cannot_stand_on_them(open_page, runs: dict) -
     assert drawn(page) and page.evaluate(kinds) == ["linear", "linear"]
 
 
-def test_the_curves_of_many_runs_lose_no_point(browser: Browser, tmp_path: Path) -> None:
-    first = make_run(tmp_path / "runs", "run-0", tested=False, epochs=2)
+@pytest.fixture(scope="module")
+def seventy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `runs` of the same curves, and their `page.html`."""
+    folder = tmp_path_factory.mktemp("seventy")
+    first = make_run(folder / "runs", "run-0", tested=False, epochs=2)
     for n in range(1, 70):
-        shutil.copytree(first, tmp_path / "runs" / f"run-{n}")
-    write_page(tmp_path / "runs", tmp_path / "page.html")
+        shutil.copytree(first, folder / "runs" / f"run-{n}")
+    write_page(folder / "runs", folder / "page.html")
+    return folder
+
+
+def test_the_curves_of_many_runs_lose_no_point(browser: Browser, seventy: Path) -> None:
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
-    page.goto(f"{(tmp_path / 'page.html').as_uri()}#choose=all&curve=train/batch_loss")
+    page.goto(f"{(seventy / 'page.html').as_uri()}#choose=all&curve=train/batch_loss")
     page.evaluate("document.getElementById('curves').drawn")
     traces = page.evaluate("document.getElementById('curves').data.map(({x, y, text}) => ({x, y, text}))")
     assert len(traces) <= 7  # each of its own would take Plotly seconds
-    run = collect(tmp_path / "runs")["runs"][0]
+    run = collect(seventy / "runs")["runs"][0]
     (curve,) = [table for table in run["curves"] if "train/batch_loss" in table["values"]]
     points = list(zip(curve["epoch"], curve["values"]["train/batch_loss"], strict=True))
     found: dict[str, list] = {}
@@ -242,6 +251,56 @@ def test_the_curves_of_many_runs_lose_no_point(browser: Browser, tmp_path: Path)
     assert set(found.pop("")) == {(None, None)}
     assert found.keys() == {f"run-{n}" for n in range(70)} and all(pairs == points for pairs in found.values())
     page.close()
+
+
+LINES = """Object.fromEntries(by_id("curves").data.filter(trace => trace.showlegend !== false)
+    .map(({name, line}) => [name, `${line.color} ${line.dash}`]))"""
+
+
+def lines(page: Page) -> dict[str, str]:
+    """Run → colour and dash of its curve."""
+    page.evaluate("document.getElementById('curves').drawn")
+    return page.evaluate(LINES)
+
+
+def test_a_run_s_line_stays_the_same_whatever_else_is_chosen(open_page, browser: Browser, seventy: Path) -> None:
+    page = open_page("choose=all")
+    first = lines(page)
+    assert len({line.split()[0] for line in first.values()}) == 7  # a colour each
+    for text in ("run-", "lr<0.035", "finetune=head", "run-2", ""):
+        ask(page, text)
+        now = lines(page)
+        assert now and now.items() <= first.items()
+    for name in ("Newest five", "Best five", "None"):
+        page.get_by_role("button", name=name, exact=True).click()
+        assert lines(page).items() <= first.items()
+    page.get_by_label("run-0 in the curves").check()
+    page.locator("#curve").select_option("lr")
+    assert lines(page) == {"run-0": first["run-0"]}
+
+    # Any seven of seventy have a colour each, those that were there keep theirs, and the address has them.
+    page, again = (watched_page(browser, (seventy / "page.html").as_uri()) for _ in range(2))
+    page.goto(f"{(seventy / 'page.html').as_uri()}#choose=none")
+    before: dict[str, str] = {}
+    for n in (60, 32, 4, 53, 25, 46, 18):  # 28 and 7 apart
+        page.get_by_label(f"run-{n} in the curves", exact=True).check()
+        now = lines(page)
+        assert before.items() <= now.items() and len({line.split()[0] for line in now.values()}) == len(now)
+        before = now
+    for name in ("run-60", "run-4"):
+        page.get_by_label(f"{name} in the curves", exact=True).uncheck()
+        before = {run: line for run, line in before.items() if run != name}
+    for n in (39, 11, 67):
+        page.get_by_label(f"run-{n} in the curves", exact=True).check()
+    now = lines(page)
+    assert before.items() <= now.items() and len(now) == len(set(now.values())) == 8
+    again.goto(page.url)
+    assert lines(again) == now
+    page.get_by_role("button", name="All", exact=True).click()
+    assert page.evaluate("[...looks].length") == 70 and page.evaluate("new Set(looks.values()).size") == 28
+    assert page.trouble == again.trouble == []
+    for opened in (page, again):
+        opened.close()
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -286,11 +345,50 @@ def test_the_filter_lets_through_what_a_plain_loop_does(asked_page: Page, runs: 
     assert said.startswith(f"{len(expected)} of 7 runs." if text else "")
 
 
+def test_the_filter_understands_titles_and_shares_as_they_are_shown(open_page, runs: dict) -> None:
+    page = open_page()
+    tested = [run_id for run_id, run in runs.items() if run["report"]]
+    for key, titles in (
+        ("test/accuracy", ("test", "Test", "TEST", "test accuracy", "test/accuracy")),
+        ("test/macro_f1", ("macro f1", "Macro F1", "MACRO  F1", "macro_f1", '"macro f1"', "test macro f1")),
+        ("test/balanced_accuracy", ("balanced accuracy", "test/balanced_accuracy")),
+        ("test/top5_accuracy", ("Top5 accuracy",)),
+    ):
+        value = {run_id: runs[run_id]["report"]["metrics"][key] for run_id in tested}
+        low, high = sorted(value.values())[1:3]
+        limit = (low + high) / 2
+        above, rest = (
+            [run_id for run_id in tested if (value[run_id] > limit) == is_above] for is_above in (True, False)
+        )
+        assert len(above) == len(rest) == 2
+        percent = f"{100 * limit:.4f}"
+        for title in titles:
+            for text, expected in (
+                (f"{title}>{percent}", above), (f"{title} > {percent} %", above), (f"{title}>{percent}%", above), (f"{title} >{limit:.6f}", above), (f"{title}<= {percent}", rest),
+                (f"cifar {title} > {percent} % status = finished", above), (f"finished {title}<{percent} run-", rest),
+            ):  # fmt: skip
+                assert (ask(page, text), names(page)) == ("2 of 7 runs.", expected), text
+        name = above[0]  # as the table shows it
+        same = [run_id for run_id in tested if f"{100 * value[run_id]:.1f}" == f"{100 * value[name]:.1f}"]
+        for text in (f"{titles[0]}={100 * value[name]:.1f}", f"{titles[0]} = {100 * value[name]:.1f} %"):
+            ask(page, text)
+            assert names(page) == same, text
+    for text, meets in (
+        ("Epochs Done > 5", lambda run: run["facts"]["Epochs done"] > 5), ("weight decay<0.0002", lambda run: run["config"]["weight_decay"] < 0.0002),
+        ("epochs done=2 best  epoch = 2", lambda run: run["id"] == "late"), ("lr<30", lambda run: True), ("Training images > 1", lambda run: True),
+    ):  # fmt: skip
+        ask(page, text)
+        assert names(page) == [run_id for run_id, run in runs.items() if meets(run)], text
+    assert "above 1 means percent" in page.locator("#filter-help").inner_text()
+
+
 def test_what_the_filter_cannot_understand_is_said_and_hides_nothing(open_page) -> None:
     page = open_page()
     for text, word in (
         ("foo=3", "no run has a setting or a result “foo”"), ("lr<", "nothing stands behind “<”"), ("<0.1", "nothing stands before “<”"), ("lr<0.1<0.2", "is no number"), ("lr<fast", "“fast” is no number"),
         ("accuracy>0.5", "validation/accuracy or"), ("__proto__=1", "no run has"), ("constructor<3", "no run has"),
+        ("macro f2 > 65 %", "no run has a setting or a result “macro f2”"), ("cifar no such thing>70", "“no such thing”"), ("test > %", "“%” is no number"),
+        ("test > 70 > 80", "“70 > 80” is no number"), ("test > seventy %", "is no number"), ("> 70 %", "nothing stands before"), ("macro f1 >", "nothing stands behind"),
     ):  # fmt: skip
         said = ask(page, text)
         assert word in said and "7 of 7 runs" in said and len(names(page)) == 7, said
@@ -339,6 +437,76 @@ def test_every_setting_and_result_can_be_a_column(open_page, runs: dict) -> None
     assert headers.all_inner_texts() == first
 
 
+def test_epochs_done_say_of_how_many_and_how_many_trained_the_head_alone(open_page) -> None:
+    page = open_page("run=late&tab=settings")
+    shown = page.evaluate(
+        "(at => Object.fromEntries(rows_of_runs().map(row => [row.dataset.row, row.cells[at].innerText])))"
+        "([...document.querySelectorAll('#runs th')].findIndex(th => th.innerText.startsWith('Epochs done')))"
+    )
+    assert (shown["run-3"], shown["run-0"], shown["late"]) == ("20 of 20", "5 of 5", "2 of 3 (1 head alone)")
+    facts = page.get_by_role("region", name="Facts").get_by_role("row", name="Epochs done")
+    expect(facts).to_contain_text("2 of 3, 1 of them the head alone")
+    # Settings that are not known, and those of a run that went on for longer than they say.
+    said = "([done, head_epochs, epochs]) => epochs_done({facts: {'Epochs done': done}, config: {head_epochs, epochs}})"
+    for (done, head, epochs), text in (
+        ((3, 5, 3), "3 of 8 (3 head alone)"), ((0.25, 0, 8), "0.25 of 8"), ((9, 0, 8), "9"), ((3, None, None), "3"),
+        ((3, 2, "many"), "3"), ((None, 0, 8), None),
+    ):  # fmt: skip
+        assert page.evaluate(said, [done, head, epochs]) == text
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_a_wide_table_shows_that_there_is_more_and_its_names_stay(open_page, width: int, scheme: str) -> None:
+    page = open_page("columns=status,test/accuracy,duration,started,lr,weight_decay,finetune,tags,patience,momentum,test/top5_accuracy,"
+                     "test/balanced_accuracy,fact/training_images,fact/trainable_parameters", width=width, scheme=scheme)  # fmt: skip
+    frame, table = page.locator("#runs .frame"), page.get_by_role("region", name="Table of runs")
+    shade = "frame => getComputedStyle(frame, '::after').opacity"
+    box = table.bounding_box()
+    for left, after, before in ((0, True, False), (150, True, True), (9999, False, True)):
+        table.evaluate("(table, left) => { table.scrollLeft = left; }", left)
+        page.wait_for_function("count => document.querySelector('#runs .frame').classList.length === count", arg=1 + after + before)  # fmt: skip
+        assert frame.evaluate(shade) == str(int(after))
+        assert (
+            frame.evaluate("frame => getComputedStyle(frame.querySelector('td.fixed')).boxShadow") != "none"
+        ) == before
+        for name in ("run-2", "late"):
+            link = table.get_by_role("link", name=name, exact=True)
+            at = link.bounding_box()
+            assert box["x"] <= at["x"] and at["x"] + at["width"] <= box["x"] + box["width"]
+            top = "([x, y]) => document.elementFromPoint(x, y).closest('td')?.className"
+            link.scroll_into_view_if_needed()
+            at = link.bounding_box()
+            assert page.evaluate(top, [at["x"] + at["width"] / 2, at["y"] + at["height"] / 2]) == "fixed"
+    grounds = page.locator("#runs .fixed").evaluate_all(
+        "cells => cells.map(cell => getComputedStyle(cell).backgroundColor)"
+    )
+    assert len(grounds) == 8 and all(ground.startswith("rgb(") for ground in grounds)  # nothing shines through
+    if width == 1440:  # a table that is whole has no shade
+        page.locator("#choose-columns").evaluate("details => { set_columns(['status']); }")
+        page.wait_for_function("document.querySelector('#runs .frame').className === 'frame'")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_raw_names_break_behind_a_slash_or_an_underscore_alone(open_page, width: int) -> None:
+    page = open_page("run=run-1&tab=settings", width=width)
+    page.locator("#choose-columns summary").click()
+    ends = page.evaluate("""[...document.querySelectorAll("#columns label span, #runs thead button, #panel td:first-child")].flatMap(element => {
+        const found = [], walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT), range = document.createRange();
+        let before = null;
+        while (walker.nextNode()) [...walker.currentNode.data].forEach((character, i) => {
+            range.setStart(walker.currentNode, i);
+            range.setEnd(walker.currentNode, i + 1);
+            const {top, height} = range.getBoundingClientRect();
+            if (before && height && top > before.top + height / 2) found.push([element.innerText, before.character]);
+            before = {top, character};
+        });
+        return found;
+    })""")
+    assert any("_" in text for text, _ in ends)  # some names take two lines
+    assert all(character in "_/ " for _, character in ends), ends
+
+
 # --- the address ------------------------------------------------------------------------------------------------------
 
 STATE = """({
@@ -385,6 +553,66 @@ def test_the_copied_link_opens_the_same_view(open_page, browser: Browser) -> Non
     page.reload()
     page.evaluate("document.getElementById('curves').drawn")
     assert page.evaluate(STATE) == state
+
+
+CHOSEN = """({
+    pair: ["level", "true-class", "predicted-class"].map(id => by_id(id).selectedOptions[0].text), said: by_id("cell").innerText,
+    two: by_id("two-curve").value, drawn: two_chart.layout.yaxis.title.text, lists: [...document.querySelectorAll("#two details")].map(details => details.open),
+    sorted: [...document.querySelectorAll("[aria-sort$=ending]")].map(th => [th.closest("[role=region]").getAttribute("aria-label"), th.innerText, th.ariaSort, th.closest("table").tBodies[0].innerText]),
+})"""
+
+
+def chosen_of(page: Page) -> dict:
+    page.evaluate("Promise.all([...document.querySelectorAll('.chart')].map(chart => chart.drawn))")
+    return page.evaluate(CHOSEN)
+
+
+def test_the_link_keeps_what_is_chosen_in_a_run_s_tabs_and_of_two(open_page) -> None:
+    start = "run=run-1&tab=confusion&one=run-1&other=run-2"
+    page, opened = open_page(start), open_page(start)
+    fresh = chosen_of(page)
+    page.locator("#level").select_option("superclasses")
+    page.locator("#true-class").select_option("vehicles")
+    page.locator("#predicted-class").select_option("pets")
+    page.locator("#two-curve").select_option("train/loss")
+    page.locator("#two details:not([open]) summary").first.click()
+    page.get_by_role("region", name="Trials of sweep digits-1").get_by_role("button", name="batch_size").click()
+    page.get_by_role("region", name="Most confused pairs").get_by_role("button", name="Share").click()
+    page.locator("#copy-link").click()
+    wanted = chosen_of(page)
+    assert wanted["pair"] == ["superclasses", "vehicles", "pets"] and wanted["drawn"] == "training loss"
+    assert [row[:2] for row in wanted["sorted"]] == [
+        ["Most confused pairs", "Share"],
+        ["Trials of sweep digits-1", "batch_size"],
+    ]
+    assert sum(wanted["lists"]) == sum(fresh["lists"]) + 1
+    fragment = page.evaluate("location.hash.slice(1)")
+    assert chosen_of(open_page(fragment)) == wanted
+    opened.evaluate("text => { location.hash = text; }", fragment)  # a page that is open already, and back
+    opened.wait_for_function("by_id('level')?.value === 'superclasses'")
+    assert chosen_of(opened) == wanted
+    page.locator("#tab-classes").click()  # the way to other tabs and runs and back loses nothing
+    page.locator("#run").select_option("run-2")
+    page.locator("#tab-confusion").click()
+    assert chosen_of(page)["pair"] == wanted["pair"]
+    page.locator("#run").select_option("run-1")
+    assert chosen_of(page) == wanted
+
+    page.locator("#level").select_option("classes")
+    page.get_by_role("button", name="Show").nth(3).click()  # a pair out of the table
+    pair = chosen_of(page)["pair"]
+    other = open_page(page.evaluate("location.hash.slice(1)"))
+    assert chosen_of(other) == chosen_of(page) and pair[0] == "classes"
+
+    stranger = "&".join((start, "level=constructor", "confused=cat1", "confused=nobody", "two_curve=__proto__", "sorted=Most confused pairs",
+                         "sorted=-constructor", "sorted=x", "lists=nobody", "looks=run-1&looks=99&looks=nobody&looks=1&looks=run-2&looks=1e0"))  # fmt: skip
+    passed_over = open_page(stranger)
+    assert chosen_of(passed_over) == fresh
+    assert lines(passed_over) == lines(open_page(start))
+    for text in ("confused=cat1&confused=__proto__", "confused=pets&confused=vehicles", "confused=cat1&confused=cat2&confused=cat3", "level=superclasses&confused=cat1&confused=cat2"):  # fmt: skip
+        passed_over.evaluate("text => { location.hash = text; }", f"{start}&{text}")
+        passed_over.wait_for_function("level => by_id('level')?.value === level", arg="superclasses" if "level" in text else "classes")  # fmt: skip
+        assert text.startswith("level") or chosen_of(passed_over) == fresh
 
 
 def test_links_tabs_and_the_way_back_keep_the_rest_of_the_view(open_page) -> None:
