@@ -343,7 +343,6 @@ PRESETS: dict[str, TrainConfig] = {
     "lab": TrainConfig(),
     "best": TrainConfig.of(
         preset="best",
-        head_epochs=20,
         epochs=3,
         batch_size=64,
         lr=0.2,
@@ -356,7 +355,6 @@ PRESETS: dict[str, TrainConfig] = {
         preset="laptop",
         image_size=96,
         finetune="partial",
-        head_epochs=20,
         epochs=2,
         batch_size=64,
         lr=0.2,
