@@ -77,7 +77,7 @@ def rows_of(recipe: str, image_size: int) -> dict[str, Flags]:
     for name, (without, with_it) in PARTS.items():
         absent = all(own[flag] == value for flag, value in without.items())
         rows[f"with {name}" if absent else f"without {name}"] = with_it if absent else without
-    for policy in ("randaugment", "trivialaugment"):
+    for policy in ("photos", "randaugment", "trivialaugment"):
         if own["augment"] != policy:
             rows[f"with {policy}"] = {"augment": policy}
     for times, name in ((0.5, "half"), (2, "twice")):
