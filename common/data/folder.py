@@ -73,7 +73,8 @@ def find_layout(root: Path) -> Layout:
     # Photos without classes, as competitions have them for test, teach and measure nothing.
     unlabelled = tuple(folder.name for part, folder in parts.items() if part != "train" and not _folders(folder))
     parts = {part: folder for part, folder in parts.items() if folder.name not in unlabelled}
-    return Layout(root, parts or {"train": root / "train"}, others + unlabelled)
+    named = root / "train" if root.is_dir() else root  # by what is missing
+    return Layout(root, parts or {"train": named}, others + unlabelled)
 
 
 def class_names(folder: Path) -> tuple[str, ...]:

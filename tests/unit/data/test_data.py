@@ -342,7 +342,7 @@ def test_nested_photos_count_and_other_files_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("train", "test", "problem"),
     [
-        (None, None, "train does not exist; --data_dir"),
+        (None, None, "data does not exist; --data_dir"),
         ({}, None, "train has no class folders; --data_dir"),
         ({"cat": 2}, None, "train has one class only .'cat'."),
         ({"cat": 2, "dog": 0}, None, "the class folder .*dog has no photos"),
