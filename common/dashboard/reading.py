@@ -19,7 +19,7 @@ from typing import Any
 from common.analysis.predictions import Predictions
 from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
-from common.base.files import read_file, sha256_of
+from common.base.files import lies_in, read_file, sha256_of
 from common.base.records import read_record, read_yaml
 from common.base.text import path_word
 from common.config import GROUP_OF, SETS_APART
@@ -194,7 +194,7 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
         "validation_accuracy": best_accuracy,
         "curves": curves_of(rows_of_images(rows, config), began or 0.0),
         "report": report,
-        "issue_files": part(evaluated.label_issues, partial(read_issue_files, report), []) if report else [],
+        "issue_files": part(evaluated.label_issues, partial(read_issue_files, folder, report), []) if report else [],
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
         "card": None if settings is None else card_of_run(folder, report, summary.best_validation_accuracy, settings),
@@ -346,9 +346,11 @@ def scores_of(row: ClassScores) -> dict[str, Any]:
     return {key: None if unknown.get(key.partition("_")[0]) else value for key, value in numbers.items()}
 
 
-def read_issue_files(report: Report, path: Path) -> list[str]:
+def read_issue_files(folder: RunFolder, report: Report, path: Path) -> list[str]:
     """What the images of `report.label_issues` are called, in their order; empty where they are known by their numbers alone, or the file is
-    of other doubts."""
+    of other doubts. Errors: `UserError` for a link that leads out of the folder."""
+    if not lies_in(path, folder.path):
+        raise UserError(f"{path} is a link that leads out of {folder.path}, and is not read")
     text = read_file(path, LONGEST_CSV).decode("utf-8", "replace")
     images = [row.get("image") or "" for row in csv.DictReader(io.StringIO(text))]
     numbers = [str(issue.index) for issue in report.label_issues]

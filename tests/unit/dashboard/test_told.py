@@ -190,6 +190,17 @@ def test_doubted_labels_are_counted_whole_and_called_by_their_files(tmp_path: Pa
         assert reading.read_run(folder)["issue_files"] == []
 
 
+def test_no_link_leads_another_file_s_names_into_the_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs", "run")
+    evaluated = RunFolder(folder).evaluated()
+    report = replace(Report.load(evaluated.report), label_issues=[LabelIssue(1, 1, 0, 0.1, 0.9)])
+    report.save(evaluated.report)
+    (tmp_path / "secret.csv").write_text("image\nsecret\n")
+    evaluated.label_issues.symlink_to(tmp_path / "secret.csv")
+    run = reading.read_run(folder)
+    assert run["issue_files"] == [] and any("label_issues.csv was left out" in problem for problem in run["problems"])
+
+
 @pytest.mark.parametrize(
     ("unlike", "said"),
     [(0.3, ": more than the 5.0 %"), (0.05, ": not surely more than the 5.0 %"), (0.0, ": not surely")],
