@@ -51,7 +51,7 @@ def main(config: VisualizeConfig) -> None:
     with tracked(loaded.folder, "visualize", as_dict(config), loaded.metadata, loaded.artifact) as run:
         name, title = name_and_title(config)
         predictions, pictures = gallery.look(loaded, data, chosen, device, config.explain)
-        rows = gallery.records(predictions, data.classes, config.images)
+        rows = gallery.records(predictions, data.classes, config.images, data.names)
         pages = gallery.pages(rows, pictures, title, by_class=config.which == "class" and not config.images)
         with disk_errors(output):
             files = gallery.save_pages(pages, output, name)

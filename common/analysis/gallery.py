@@ -17,7 +17,7 @@ from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, saved_predictions
 from common.base import drawing
 from common.base.terminal import progress_bar
-from common.base.text import counted
+from common.base.text import counted, in_utf8
 from common.data.batches import Batches, denormalize
 from common.data.dataset import Dataset, dataset_digest
 from common.data.pixels import read_photo
@@ -95,15 +95,18 @@ def look(
     return predictions, np.concatenate(pictures)
 
 
-def records(predictions: Predictions, classes: Sequence[str], files: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What predictions.json says of each image. files: one's own photos, whose true class is unknown."""
+def records(
+    predictions: Predictions, classes: Sequence[str], files: Sequence[str] = (), names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """What predictions.json says of each image. files: one's own photos, whose true class is unknown; names: of all images of a dataset of
+    photos."""
     rows = []
     for i, probabilities in enumerate(softmax(predictions.logits)):
         top = np.argsort(-probabilities, kind="stable")[:5]
         rows.append(
             {
                 "index": None if files else int(predictions.indices[i]),
-                "file": files[i] if files else None,
+                "file": files[i] if files else in_utf8(names[predictions.indices[i]]) if names else None,
                 "true": None if files else classes[predictions.labels[i]],
                 "predicted": classes[top[0]],
                 "confidence": float(probabilities[top[0]]),

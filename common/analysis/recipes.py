@@ -1,5 +1,6 @@
 """Recipes, each a group of runs that are evaluated, and what is said of one or of two."""
 
+import math
 from dataclasses import dataclass
 from textwrap import fill
 
@@ -155,7 +156,7 @@ def difference_in_words(a: Tested, b: Tested, paired: bool) -> str:
     if rows:
         parts.append(markdown_table(header, rows, set(header[1:])))
     if narrowing := narrows(found):
-        parts.append(narrowing)
+        parts.append(fill(narrowing, 80))
     return "\n\n".join(parts)
 
 
@@ -175,7 +176,11 @@ def narrows(found: list[tuple[str, Difference]]) -> str | None:
     if share is None:
         return None
     wanted = "seeds" if share > 0.5 else "test images"
-    return f"More {wanted} would narrow the last one most: seeds make {share:.0%} of its squared width."
+    without_seeds, without_images = 1 - math.sqrt(1 - share), 1 - math.sqrt(share)  # half widths add up as squares
+    return (
+        f"More {wanted} would narrow the last interval most: without the luck of the seeds it would be {without_seeds:.0%} narrower, without "
+        f"that of the images {without_images:.0%}. It has no p, because it joins two intervals, and is no test of its own."
+    )
 
 
 def mean_difference(a: Tested, b: Tested, paired: bool) -> str:
@@ -198,14 +203,14 @@ def settings_in_words(a: Tested, b: Tested) -> str:
 
 
 def verdict(a: Tested, b: Tested, paired: bool) -> str:
-    """One sentence that claims no more than the intervals do."""
+    """One sentence that claims no more than the intervals do; it says of B what they say of B − A."""
     seeds, images, both = (
         over_seeds(a.right, b.right, paired),
         over_images(a.right, b.right),
         over_both(a.right, b.right, paired),
     )
-    better, worse = (b.name, a.name) if b.right.mean() > a.right.mean() else (a.name, b.name)
-    on_images = f"on other images too, the networks of {better} are better than those of {worse}"
+    than = f"{'better' if b.right.mean() > a.right.mean() else 'worse'} than"
+    on_images = f"on other images too, the networks of {b.name} are {than} those of {a.name}"
     if min(len(a.right), len(b.right)) < 2:
         known = on_images if tells(images) else "not even these networks are shown to differ"
         return f"One seed can't tell which recipe is better; {known}."
@@ -216,11 +221,9 @@ def verdict(a: Tested, b: Tested, paired: bool) -> str:
     if tells(both):
         least, most = sorted(100 * abs(end) for end in both.interval)
         points = f"{least:.1f} to {most:.1f} points (95 % interval)"
-        return f"{better} is better than {worse} by {points}, with other seeds and on other images too."
+        return f"{b.name} is {than} {a.name} by {points}, with other seeds and on other images too."
     if tells(seeds):
-        return (
-            f"{better} is better than {worse} on these very images with other seeds too; on other images it may not be."
-        )
+        return f"{b.name} is {than} {a.name} on these very images with other seeds too; on other images it may not be."
     if tells(images):
         return f"{on_images[0].upper()}{on_images[1:]}; with other seeds they may not be."
     low, high = (100 * end for end in both.interval)
@@ -235,7 +238,7 @@ def tells(difference: Difference | None) -> bool:
 
 def _interval(difference: Difference) -> tuple[str, str]:
     p = difference.p_value
-    p_value = "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+    p_value = "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
     return " to ".join(map(_signed, difference.interval)), p_value
 
 

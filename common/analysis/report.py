@@ -20,6 +20,8 @@ VERSION = 1
 Count = Annotated[int, Ge(0)]
 Label = Count
 Matrix = list[list[Count]]
+FAILS = 0.5
+"""a class of whose images a smaller share is found fails"""
 TEMPERATURES = (0.01, 100.0)
 """between which one is looked for; at an end none was found, as where the images it is fitted on have no mistake"""
 
@@ -376,9 +378,10 @@ class Analysis:
 
     @property
     def failing(self) -> list[ClassScores]:
-        """The classes none of whose images was found; those that were never even predicted first."""
-        lost = [row for row in self.per_class if row.support and not row.recall]
-        return sorted(lost, key=lambda row: row.predicted > 0)
+        """The classes that fail: of whose images a smaller share than `FAILS` was found. The weakest first; of those never found, the
+        ones that were never even predicted."""
+        weak = [row for row in self.per_class if row.support and row.recall < FAILS]
+        return sorted(weak, key=lambda row: (row.recall, row.predicted > 0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class Difference:
     p_value: float | None = None
     """two-sided"""
     from_seeds: float | None = None
-    """the share of the squared width that more seeds would take away; the rest more images would"""
+    """the share of the width's square that more seeds would take away; the rest more images would"""
 
     @property
     def interval(self) -> tuple[float, float]:

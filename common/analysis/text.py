@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from common.analysis.analyse import LONGEST_LIST
 from common.analysis.predictions import Predictions
-from common.analysis.report import Answers, Calibration, Comparison, Duplicates, Report, Threshold
+from common.analysis.report import Answers, Calibration, ClassScores, Comparison, Duplicates, Report, Threshold
 from common.base.text import counted
 
 PAIRS_SHOWN = 10
@@ -133,15 +133,19 @@ def _of_threshold(row: Threshold) -> str:
 
 
 def failing(report: Report) -> str:
-    """Every class that is never found, a line each; nothing when there is none."""
+    """Every class that fails, a line each; nothing when there is none."""
     if not report.failing:
         return ""
-    lines = [
-        f"  {row.name}: none of {counted(row.support, 'image')} found, "
-        + (f"and {row.predicted} of other classes taken for it" if row.predicted else "never predicted")
-        for row in report.failing
-    ]
-    return "\n".join([f"classes that fail: {len(lines)} of {len(report.classes)}", *lines])
+    lines = [f"  {row.name}: {_found(row)}" for row in report.failing]
+    title = f"classes that fail: {len(lines)} of {len(report.classes)}, of which less than half of the images are found"
+    return "\n".join([title, *lines])
+
+
+def _found(row: ClassScores) -> str:
+    if row.recall:
+        return f"{row.recall:.1%} of {counted(row.support, 'image')} found"
+    taken = f"and {row.predicted} of other classes taken for it" if row.predicted else "never predicted"
+    return f"none of {counted(row.support, 'image')} found, {taken}"
 
 
 def _comparison_line(comparison: Comparison, tta: str) -> str:

@@ -55,6 +55,16 @@ def _quoted(word: str) -> str:
     return f"\"$(printf '{text}')\""
 
 
+def percent(share: float | None) -> str:
+    """`0.8123` → `81.2 %`."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def listed(items: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
 def counted(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `10,000 images`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

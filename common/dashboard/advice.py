@@ -5,10 +5,10 @@ from typing import Any
 
 from common.analysis.recipes import differences, tells
 from common.base.errors import UserError
-from common.base.text import counted
+from common.base.text import counted, listed
 from common.config import PRESETS, SETS_APART, as_dict
 from common.dashboard.comparing import Side, paired, right_in_words, said_for_sure, settings_apart
-from common.dashboard.summary import DIFFERENCES_TOLD, Ranking, beats_baseline, listed
+from common.dashboard.summary import DIFFERENCES_TOLD, Ranking, beats_baseline, head_alone
 from common.runs.folder import load_config
 
 
@@ -65,9 +65,10 @@ def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
     ]
     more = f" {len(told) - DIFFERENCES_TOLD} more settings differ." if len(told) > DIFFERENCES_TOLD else ""
     text += f" {best.name} used {listed(told[:DIFFERENCES_TOLD])}.{more}" if told else " Both have the same settings."
+    text += head_alone([*best.runs, *second.runs])
     return {
         "text": text,
-        "sure": said_for_sure(best, second),
+        "sure": said_for_sure(second, best),
         "pair": [best.name, second.name],
         **_next(best, second),
     }

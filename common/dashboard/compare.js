@@ -182,7 +182,7 @@ function set_curves() {
 function show_two() {
   const {one, other} = pair, reason = why_not(one, other), found = reason ? typeof reason === "string" ? null : reason : null;
   [by_id("one").value, by_id("other").value] = [one, other];
-  by_id("two-said").replaceChildren(...found ? [el("strong", {}, found.turned && side_number.get(one) > side_number.get(other) ? found.turned : found.verdict), ` ${found.said}`] : sentence(reason ?? "Nothing is known of these two.").childNodes);
+  by_id("two-said").replaceChildren(...found ? side_number.get(one) > side_number.get(other) ? [el("strong", {}, found.turned), ` ${found.said_turned}`] : [el("strong", {}, found.verdict), ` ${found.said}`] : sentence(reason ?? "Nothing is known of these two.").childNodes);
   const sides = found ? [
     el("h3", {}, `Difference, ${other} − ${one}`), found.rows.length ? intervals(one, other, found) : el("p", {}, "No interval can be told."),
     found.narrows ? el("p", {class: "note"}, found.narrows) : null, el("h3", {}, "Right on how many images"), counts(one, other, found),

@@ -17,10 +17,10 @@ from common.analysis.recipes import Tested, differences, narrows, tells, verdict
 from common.analysis.report import Report
 from common.analysis.seeds import over_images
 from common.base.errors import UserError
-from common.base.text import counted, path_word
+from common.base.text import counted, listed, path_word, percent
 from common.config import SETS_APART, TrainConfig, as_dict
 from common.dashboard.reading import number, plain
-from common.dashboard.summary import DIFFERENCES_TOLD, Run, listed, percent, same_evaluated
+from common.dashboard.summary import DIFFERENCES_TOLD, Run, head_alone, same_evaluated
 from common.runs.folder import RunFolder
 from common.runs.groups import RECIPE, Recipe, differing
 
@@ -265,7 +265,8 @@ def pair_of(a: Side, b: Side) -> dict[str, Any] | str:
     return {
         "said": accuracies_in_words(a, b),
         "verdict": said_for_sure(a, b),
-        "turned": said_for_sure(b, a) if min(len(a.runs), len(b.runs)) > 1 else None,  # an interval has a direction
+        "turned": said_for_sure(b, a),  # the same of a − b, for who has chosen them in the other order
+        "said_turned": accuracies_in_words(b, a),
         "rows": [[what, *map(number, difference.interval), number(difference.p_value)] for what, difference in found],
         "narrows": narrows(found),
         "counts": [int(part.sum()) for part in (all_a & all_b, all_a & ~any_b, all_b & ~any_a, ~any_a & ~any_b)],
@@ -282,20 +283,18 @@ def settings_apart(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
 
 
 def accuracies_in_words(a: Side, b: Side) -> str:
-    best, next_ = (b, a) if b.mean > a.mean else (a, b)
+    """Of b − a, as the intervals are."""
     images = counted(a.tested.right.shape[1], f"{a.runs[0]['report'].split} image")
-    points = round(100 * (best.mean - next_.mean), 6)
-    apart = f"{points:.2f} points more than" if points else "as many as"
+    points = round(100 * (b.mean - a.mean), 6)
+    apart = f"{abs(points):.2f} points {'more' if points > 0 else 'less'} than" if points else "as many as"
     sure = ""
-    if len(a.runs) == len(b.runs) == 1 and (difference := over_images(next_.tested.right, best.tested.right)):
+    if len(a.runs) == len(b.runs) == 1 and (difference := over_images(a.tested.right, b.tested.right)):
         low, high = (100 * end for end in difference.interval)
         sure = f" (95 % interval {low:+.2f} to {high:+.2f}; McNemar's p = {difference.p_value:.2g})"
     flips = [run["id"] for side in (a, b) for run in side.runs if run["report"].tta != "none"]
     mirrored = f" {listed(flips)} saw each image with its mirror image (--tta flip)." * bool(flips)
-    text = (
-        f"{best.name} is right on {right_in_words(best)} of {images}, {apart} {next_.name} with {right_in_words(next_)}"
-    )
-    return f"{text}{sure}.{mirrored}"
+    text = f"{b.name} is right on {right_in_words(b)} of {images}, {apart} {a.name} with {right_in_words(a)}"
+    return f"{text}{sure}.{mirrored}{head_alone([*a.runs, *b.runs])}"
 
 
 def right_in_words(side: Side) -> str:

@@ -5,8 +5,10 @@ what a folder holds: a part that is missing or torn is left out, and a sentence 
 fields named here are read, so nothing else that lies in a folder can reach the page.
 """
 
+import csv
 import dataclasses
 import hashlib
+import io
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,22 +19,24 @@ from typing import Any
 from common.analysis.predictions import Predictions
 from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion
 from common.base.errors import UserError
-from common.base.files import sha256_of
+from common.base.files import lies_in, read_file, sha256_of
 from common.base.records import read_record, read_yaml
 from common.base.text import path_word
 from common.config import GROUP_OF, SETS_APART
+from common.dashboard.remedies import remedies
 from common.export.card import card_of_run
 from common.runs.find import is_file, is_folder, is_run
-from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
+from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_console, read_metrics, run_state
 from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
 
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
+SPEED = "throughput/images_per_second"
 CURVES = [  # by epoch, by batch
     [
         *("validation/accuracy", "validation/top5_accuracy", "validation/macro_f1", "validation/balanced_accuracy"),
         *("validation/loss", "train/accuracy", "train/loss"),
     ],
-    ["train/batch_loss", "lr", "throughput/images_per_second"],
+    ["train/batch_loss", "lr", SPEED],
 ]
 FACTS = {
     "device": "Device",
@@ -57,6 +61,7 @@ STATUS = {
     "unknown": "It left no summary: it died before its first save, or summary.json was lost.",
 }
 EARLY = "--patience ended it: it had not become better for that many epochs."
+LONGEST_CSV = 10_000_000  # bytes
 NAMES = ("name", "superclass")  # of a class: the page has them as lists
 
 
@@ -187,8 +192,9 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
         "seconds": number(seconds) or None,
         "best_epoch": best_epoch,
         "validation_accuracy": best_accuracy,
-        "curves": curves_of(rows, began or 0.0),
+        "curves": curves_of(rows_of_images(rows, config), began or 0.0),
         "report": report,
+        "issue_files": part(evaluated.label_issues, partial(read_issue_files, folder, report), []) if report else [],
         "predictions": part(folder.shown, read_shown, []),
         "lineage": lineage_of(folder, split, tracking, report),
         "card": None if settings is None else card_of_run(folder, report, summary.best_validation_accuracy, settings),
@@ -196,6 +202,10 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
     run["evaluate"] = folder.command("evaluate.py", "--checkpoint", folder.id, *flags)
     run["visualize"] = folder.command("visualize.py", "--checkpoint", folder.id, *flags)
     run["commands"] = next_commands(folder, run, tracking, flags)
+    console = attempt(
+        [], folder.console.name, lambda: read_console(folder), ""
+    )  # what is wrong with it, `machine` says
+    run["remedies"] = remedies(report, split, console, named(evaluated.label_issues, folder))
     return run
 
 
@@ -217,10 +227,12 @@ def _plain_run(folder: RunFolder, problems: list[str]) -> dict[str, Any]:
         "validation_accuracy": None,
         "curves": [],
         "report": None,
+        "issue_files": [],
         "predictions": [],
         "lineage": [],
         "card": None,
         "commands": [],
+        "remedies": [],
         "evaluate": folder.command("evaluate.py", "--checkpoint", folder.id),
         "visualize": folder.command("visualize.py", "--checkpoint", folder.id),
     }
@@ -281,6 +293,21 @@ def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]
     return tables
 
 
+def rows_of_images(rows: list[dict[str, Any]], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same without the speed of epochs on features that were kept, as earlier versions logged it: it is no speed of images."""
+    head_epochs = config.get("head_epochs") or 0
+    mixed = any(config.get(key) for key in ("mixup_alpha", "cutmix_alpha", "progressive_from"))
+    kept = config.get("finetune") == "head" and config.get("feature_views") and not mixed
+
+    if not head_epochs and not kept:
+        return rows
+
+    def of_features(row: dict[str, Any]) -> bool:
+        return bool(kept) or (_finite(head_epochs) and _finite(row.get("epoch")) and row["epoch"] <= head_epochs)
+
+    return [{key: value for key, value in row.items() if key != SPEED} if of_features(row) else row for row in rows]
+
+
 def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
     if not _finite(value):
         return None
@@ -303,7 +330,9 @@ def shown_of(report: Report) -> dict[str, Any]:
         "confused": [[pair.true, pair.predicted, pair.count] for pair in report.confused[:100]],
         "calibration": {**calibration, "bins_after": calibration["bins_after"] or []},
         "label_issues": [plain(issue) for issue in report.label_issues[:60]],
+        "label_issues_found": len(report.label_issues),
         "overlapping": [plain(pair) for pair in report.overlapping_classes[:30]],
+        "overlapping_found": len(report.overlapping_classes),
     }
 
 
@@ -315,6 +344,17 @@ def scores_of(row: ClassScores) -> dict[str, Any]:
         return numbers
     unknown = {"recall": not row.support, "precision": not row.predicted, "f1": not (row.support or row.predicted)}
     return {key: None if unknown.get(key.partition("_")[0]) else value for key, value in numbers.items()}
+
+
+def read_issue_files(folder: RunFolder, report: Report, path: Path) -> list[str]:
+    """What the images of `report.label_issues` are called, in their order; empty where they are known by their numbers alone, or the file is
+    of other doubts. Errors: `UserError` for a link that leads out of the folder."""
+    if not lies_in(path, folder.path):
+        raise UserError(f"{path} is a link that leads out of {folder.path}, and is not read")
+    text = read_file(path, LONGEST_CSV).decode("utf-8", "replace")
+    images = [row.get("image") or "" for row in csv.DictReader(io.StringIO(text))]
+    numbers = [str(issue.index) for issue in report.label_issues]
+    return images if len(images) == len(numbers) and images != numbers else []
 
 
 def read_shown(path: Path) -> list[dict[str, Any]]:

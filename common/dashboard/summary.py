@@ -5,27 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.analysis.answers import LIKE
+from common.analysis.classes import failing_classes
 from common.analysis.metrics import wilson_interval
 from common.analysis.recipes import same_images
-from common.analysis.report import Answers, Bin, ClassScores, Comparison, Duplicates, Report, Threshold
-from common.base.text import counted
+from common.analysis.report import Answers, Bin, Comparison, ConfusedPair, Duplicates, Report, Threshold
+from common.base.text import counted, listed, percent
 from common.dashboard.reading import differing_keys
+from common.dashboard.remedies import FEW, LARGE_ECE, SMALL_ECE
+from common.export.card import is_of_head_alone
 
 Run = dict[str, Any]  # its "report" is a `Report` or None
-SMALL_ECE, LARGE_ECE = 0.02, 0.05  # below: stated confidence can be taken at its word; above: it cannot
-FEW = 100  # images: of fewer, calibration errors such as these are chance
 DIFFERENCES_TOLD = 6
-CLASSES_TOLD = 10
-
-
-def percent(share: float | None) -> str:
-    """`0.8123` → `81.2 %`."""
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def listed(items: list[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+WORST_TOLD = 3  # classes that are found equally rarely; of more, none stands out
 
 
 def setting(run: Run, key: str) -> str:
@@ -72,7 +63,7 @@ def how_good(run: Run) -> str:
             text += f" Naming one class for all of them gives at least {percent(1 / run['facts']['Classes'])}, which it does not surely beat."
         return (
             f"{text} It is not tested yet; "
-            f"expect a little less there, because the best epoch was chosen by {chosen_by(run)}."
+            f"expect a little less there, because the best epoch was chosen by {chosen_by(run)}.{head_alone([run])}"
         )
     metrics, classes, (low, high) = report.metrics, len(report.classes), report.accuracy_interval
     accuracy, balanced, top5, superclass = (
@@ -93,7 +84,25 @@ def how_good(run: Run) -> str:
         text += f" It finds the right superclass in {percent(superclass)}."
     if validation is not None:
         text += f" On validation it had {percent(validation)}."
-    return text
+    return text + head_alone([run])
+
+
+def head_alone(runs: Sequence[Run]) -> str:
+    """A sentence of those runs whose best weights are of the head's own epochs: what their settings say of the rest had not begun."""
+    alone = [run for run in runs if is_best_of_head_alone(run)]
+    if not alone:
+        return ""
+    if len(runs) == 1:
+        return " Its best epoch is the head's: nothing else had been fine-tuned then."
+    names = listed([run["id"] for run in alone])
+    what = f"The best epoch of {names} is" if len(alone) == 1 else f"The best epochs of {names} are"
+    return f" {what} the head's: nothing else had been fine-tuned then."
+
+
+def is_best_of_head_alone(run: Run) -> bool:
+    report: Report | None = run["report"]
+    tested = report.checkpoint.epoch if report else None
+    return is_of_head_alone(run["best_epoch"] if tested is None else tested, run["config"].get("head_epochs"))
 
 
 def largest_superclass(report: Report) -> float:
@@ -135,43 +144,6 @@ def chosen_by(run: Run) -> str:
     return "this number" if best_by == "accuracy" else f"that set's {best_by}"
 
 
-def failing_classes(report: Report) -> str:
-    """Classes of which there are images alone; praise only of what surely beats naming that class as often, but blindly."""
-    if not report.errors.total:
-        return "None: every image of every class was found."
-    lost, total = report.failing, sum(row.support for row in report.per_class)
-    rows = [(row, name) for row, name in zip(report.per_class, report.classes, strict=True) if row.support]
-    partly = sorted(((row, name) for row, name in rows if 0 < row.recall < 1), key=lambda pair: pair[0].recall)
-    known = [(row, name) for row, name in rows if row.recall and row.recall_low > row.predicted / total]
-    best = sorted(known, key=lambda pair: -pair[0].recall)[: min(3, max(1, len(rows) // 2))]
-    told = [f"Never found: {listed([row.name for row in lost])}."] if lost else []
-    weak = sum(row.recall < 0.5 for row, _ in partly)
-    worst = untied(partly, min(CLASSES_TOLD, max(5, weak), max(weak, len(rows) - len(best))))
-    if worst:
-        more = f", and {weak - len(worst)} more in less than half of their images" * (weak > len(worst))
-        told.append(f"Found least often: {recalls(worst)}{more}.")
-    elif partly:
-        told.append(f"{len(partly)} classes are found less than always, and none of them stands out.")
-    best = [pair for pair in best if not worst or pair[0].recall > worst[-1][0].recall]
-    if best:
-        told.append(f"Most often: {recalls(best)}.")
-    return " ".join([*told, "(Share of the class's images: its recall.)"] if worst or best else told)
-
-
-def recalls(rows: list[tuple[ClassScores, str]]) -> str:
-    return listed([f"{name} ({percent(row.recall)})" for row, name in rows])
-
-
-def untied(rows: list[tuple[ClassScores, str]], limit: int) -> list[tuple[ClassScores, str]]:
-    """The first `limit`, and those that are found as rarely as the last of them, unless these are more than as many again: then none of
-    them."""
-    if len(rows) <= limit:
-        return rows
-    last = rows[limit - 1][0].recall
-    through = [pair for pair in rows if pair[0].recall <= last]
-    return through if len(through) <= 2 * limit else [pair for pair in rows if pair[0].recall < last]
-
-
 def confusions(report: Report) -> str:
     classes, errors = report.classes, report.errors
     if not errors.total:
@@ -194,6 +166,30 @@ def confusions(report: Report) -> str:
         errors.inside_superclass, errors.total, inside_by_chance(report)
     ):
         text += f" {percent(errors.inside_superclass / errors.total)} of its errors stay in the right superclass."
+    return text + worst_taken_for(report, told)
+
+
+def worst_taken_for(report: Report, told: Sequence[ConfusedPair]) -> str:
+    """What the class that is found least often is taken for, where none of the pairs told says so."""
+    rows = [(row.recall, label) for label, row in enumerate(report.per_class) if row.support]
+    least = min(recall for recall, _ in rows)
+    worst = [label for recall, label in rows if recall == least]
+    if least == 1 or len(worst) > WORST_TOLD:
+        return ""
+    text = ""
+    for label in worst:
+        pairs = sorted(
+            ((count, other) for other, count in enumerate(report.confusion[label]) if count and other != label),
+            key=lambda pair: (-pair[0], pair[1]),
+        )
+        if all(any((label, other) == (pair.true, pair.predicted) for pair in told) for _, other in pairs):
+            continue
+        taken = [f"{count} for {report.classes[other]}" for count, other in pairs[:3]]
+        rest = sum(count for count, _ in pairs[3:])
+        text += (
+            f" Of {counted(sum(report.confusion[label]), 'image')} of {report.classes[label]}, found least often, it takes "
+            f"{listed([*taken, f'{rest} for others'] if rest else taken)}."
+        )
     return text
 
 
@@ -221,7 +217,7 @@ def confidence(report: Report) -> str:
         text = f"{word}: {off} It is {lean}."
     if after is not None and temperature is not None and calibration.found:
         text += (
-            f" Dividing its logits by {temperature:.2f} (fitted on validation) brings that to {percent(after)}."
+            f" Dividing its logits by {temperature:.2f} (fitted on validation) brings that to {percent(after)}, as predict.py does."
             if calibration.improved and percent(after) != percent(ece)
             else f" A temperature fitted on validation ({temperature:.2f}) does not improve it."
         )
@@ -236,20 +232,22 @@ def when_unsure(answers: Answers) -> str:
     told += [f"No confidence is enough to be right on {listed(out_of_reach)}."] if out_of_reach else []
     text = f"{' '.join(told)} (Thresholds {answers.note}.)"
     images = answers.curve[-1].count if answers.curve else 0
-    if answers.unlike is not None and surely(answers.unlike * images, images, 1 - LIKE):
-        text += f" {percent(answers.unlike)} of these images count as unlike anything seen, by their energy."
+    if answers.unlike is not None:
+        more = "more than" if surely(answers.unlike * images, images, 1 - LIKE) else "not surely more than"
+        text += (
+            f" {percent(answers.unlike)} of these images count as unlike anything seen, by their energy: {more} the {percent(1 - LIKE)} "
+            "of the images that this was fitted on."
+        )
     if len(out_of_reach) == len(answers.thresholds):
         return text
     return f"{text} python predict.py --min_accuracy marks what it should not answer."
 
 
 def answering(row: Threshold) -> str:
+    start = f"To be right on {percent(row.target)}, only from a confidence of {percent(row.confidence)} on"
     if row.accuracy is None:
-        return f"Of none of these images is it as sure ({percent(row.confidence)}) as to be right on {percent(row.target)}."
-    return (
-        f"Below a confidence of {percent(row.confidence)}, to be right on {percent(row.target)}: answering {percent(row.coverage)} of the "
-        f"images it is right on {percent(row.accuracy)} of those."
-    )
+        return f"{start}, which it has of none of these images."
+    return f"{start}: answering {percent(row.coverage)} of the images it is right on {percent(row.accuracy)} of those."
 
 
 def overconfident(bins: Sequence[Bin]) -> bool:
@@ -371,6 +369,12 @@ def describe_best(rankings: Sequence[Ranking], recipes: Collection[str] = ()) ->
             text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} single runs; a part of that is the luck of its seed.{others}"
         else:
             text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} runs. {set_apart(ranked, split)}{others}"
+        if name:
+            text += head_alone([best])
+        if name and split == "test" and len(ranked) > 1:
+            text += (
+                f" As the best of {len(ranked)}, chosen on the test images, it looks a little better there than it is."
+            )
         found.append({"run": name, "text": text})
     return found
 

@@ -14,7 +14,8 @@ function summary_tab(run) {
     el("p", {}, el("strong", {}, run.status), `. ${run.status_text} `, run.error ? el("span", {class: "bad"}, run.error) : null),
     ...run.problems.map(problem => el("p", {class: "problem"}, problem)),
     el("div", {class: "answers"}, run.answers.map(({question, answer}) => el("div", {}, el("h3", {}, question), el("p", {}, answer)))),
-    ...run.commands.length ? [el("h3", {}, "What next")] : [],
+    ...run.commands.length || run.remedies.length ? [el("h3", {}, "What next")] : [],
+    ...run.remedies.map(text => sentence(text)),
     ...run.commands.map(({why, command}) => el("p", {}, `${why}: `, el("code", {}, command))),
   ];
 }
@@ -188,19 +189,21 @@ function labels_tab(run) {
   if (!report) return not_tested(run);
   const tile_of = new Map(run.thumbnails ? run.thumbnails.tiles.map((tile, n) => [tile[3], n]) : []);
   if (!report.beats_chance) return [el("p", {}, "Its answers are not surely better than blind ones, so that its doubts say nothing of the labels.")];
-  const doubted = report.label_issues, pictured = doubted.map(issue => tile_of.get(issue.index)).filter(known);
+  const named = run.issue_files.length > 0, doubted = report.label_issues.map((issue, i) => ({...issue, file: run.issue_files[i]})), pictured = doubted.map(issue => tile_of.get(issue.index)).filter(known);
   return [
     el("h3", {}, "Images whose label looks wrong"),
     ...doubted.length ? [
       el("p", {class: "note"}, "The model contradicts these labels with more confidence than it usually has for either class. Look before you blame the model."),
+      ...report.label_issues_found > doubted.length ? [el("p", {class: "note"}, `The ${doubted.length} most doubtful of ${report.label_issues_found}; label_issues.csv has them all.`)] : [],
       ...pictured.length ? [tiles(run, pictured.slice(0, 24), ([t, p]) => `labelled ${report.classes[t]}; looks like ${report.classes[p]}`)] : [],
       table("Label issues", [
-        {label: "Image", value: issue => issue.index, number: true}, {label: "Label", value: issue => report.classes[issue.given]},
+        {label: "Image", ...named ? {value: issue => issue.file} : {value: issue => issue.index, number: true}}, {label: "Label", value: issue => report.classes[issue.given]},
         {label: "Probability", value: issue => issue.given_probability, number: true, show: issue => percent(issue.given_probability)},
         {label: "Suggested", value: issue => report.classes[issue.suggested]},
         {label: "Its probability", value: issue => issue.suggested_probability, number: true, show: issue => percent(issue.suggested_probability)},
       ], doubted)] : [el("p", {}, "None found.")],
     el("h3", {}, "Classes that overlap"),
+    ...report.overlapping_found > report.overlapping.length ? [el("p", {class: "note"}, `The first ${report.overlapping.length} of ${report.overlapping_found}.`)] : [],
     report.overlapping.length ? table("Overlapping classes", [
       {label: "Class", value: pair => report.classes[pair.a]}, {label: "and", value: pair => report.classes[pair.b]},
       {label: "Images", value: pair => pair.count, number: true},

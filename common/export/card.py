@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from common.analysis.classes import failing_classes
 from common.analysis.report import Calibration, Duplicates, Report
 from common.base.errors import UserError
 from common.base.text import printable
@@ -19,7 +20,6 @@ from common.runs.folder import RunFolder, load_config
 from common.runs.records import Metadata
 
 CLASSES_SHOWN = 30  # more are folded away
-FAILING_SHOWN = 30
 FEW_IMAGES = 20  # of a class: its recall is known to a fifth at best
 LONGEST = 200  # characters of a name
 REPOSITORY = "resnext-finetuning"
@@ -86,7 +86,7 @@ def card(
         _what(about),
         _data(about, folder, report),
         _classes(about.classes),
-        _recipe(config),
+        _recipe(config, about.epoch),
         _quality(_validation_accuracy(folder) if accuracy is None else accuracy, report),
         _limits(about, report),
         _licence(config),
@@ -176,17 +176,24 @@ def _classes(classes: Sequence[str]) -> list[str]:
     return ["## Classes", "", summary, "", names, "", "</details>"]
 
 
-def _recipe(config: TrainConfig | None) -> list[str]:
+def is_of_head_alone(epoch: float | None, head_epochs: object) -> bool:
+    """Whether weights of this epoch are of those in which the head alone was trained, before the rest."""
+    return epoch is not None and isinstance(head_epochs, int) and epoch <= head_epochs
+
+
+def _recipe(config: TrainConfig | None, epoch: float | None) -> list[str]:
     lines = ["## Recipe", ""]
     if config is None:
         return [*lines, "Not known: the run's settings did not come with the weights."]
     usual, own = as_dict(TrainConfig()), as_dict(config)
     apart = [name for name in own if name in SETS_APART and own[name] != usual[name]]
+    head = " The best epoch is the head's: nothing else had been fine-tuned then."
+    head *= is_of_head_alone(epoch, config.model.head_epochs)
     if not apart:
-        return [*lines, "The defaults of train.py."]
+        return [*lines, f"The defaults of train.py.{head}"]
     shown = {name: _without_folders(own[name]) for name in apart}
     told = ", ".join(code(f"--{name} {value}") for name, value in shown.items())
-    return [*lines, f"The defaults of train.py, but for {told}."]
+    return [*lines, f"The defaults of train.py, but for {told}.{head}"]
 
 
 def _without_folders(value: Any) -> Any:
@@ -214,7 +221,7 @@ def _quality(accuracy: float | None, report: Report | None) -> list[str]:
         f"- baseline to beat: {share:.4f}, always {escaped(largest)}{beaten}",
         f"- macro F1 {numbers['macro_f1']:.4f}"
         + (f", top-5 accuracy {numbers['top5_accuracy']:.4f}" if "top5_accuracy" in numbers else ""),
-        f"- classes that fail: {_failing(report)}",
+        f"- which classes fail: {failing_classes(report, escaped)}",
         f"- confidence: {_calibration(report.calibration)}",
     ]
     if report.tta != "none":
@@ -241,14 +248,6 @@ def _honest(found: Duplicates | None) -> str:
     low, high = found.accuracy_without_low, found.accuracy_without_high
     interval = "" if low is None or high is None else f" (95 % interval {low:.4f} to {high:.4f})"
     return f"**{found.accuracy_without:.4f}**{interval}, with {found.count} left out"
-
-
-def _failing(report: Report) -> str:
-    lost = [row.name for row in report.failing]
-    more = f" and {len(lost) - FAILING_SHOWN} more" if len(lost) > FAILING_SHOWN else ""
-    return (
-        f"none of their images was found of {', '.join(map(escaped, lost[:FAILING_SHOWN]))}{more}" if lost else "none"
-    )
 
 
 def _calibration(calibration: Calibration) -> str:

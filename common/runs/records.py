@@ -276,7 +276,7 @@ class ShownImage:
     index: int | None = None
     """in the data set; None for one's own photo"""
     file: str | None = None
-    """of one's own photo"""
+    """of one's own photo; of one in the data set relative to data_dir"""
 
 
 @dataclass(frozen=True)

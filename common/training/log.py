@@ -18,6 +18,7 @@ from common.runs.folder import RunFolder, read_metrics
 from common.tracking.run import WandbRun
 from common.training.state import TrainState, require_finite
 
+SPEEDS = {what: f"throughput/{what}_per_second" for what in ("images", "features")}
 SECONDS_BETWEEN_FIGURES = 10.0  # one takes half a second
 
 
@@ -26,10 +27,15 @@ def epoch_line(title: str, row: Mapping[str, float], is_best: bool, seconds_left
     parts = [title, f"train loss {row['train/loss']:.3f} accuracy {row['train/accuracy']:.3f}"]
     if "validation/loss" in row:
         parts.append(f"validation loss {row['validation/loss']:.3f} accuracy {row['validation/accuracy']:.3f}")
-    parts += [f"lr {row['lr']:.2g}", f"{row['throughput/images_per_second']:,.0f} images/s"]
+    parts += [f"lr {row['lr']:.2g}", *_speed(row)]
     parts += [f"{duration(seconds_left)} left"] if seconds_left else []
     parts += ["best"] if is_best else []
     return "  ".join(parts)
+
+
+def _speed(row: Mapping[str, float]) -> list[str]:
+    """Of images, or of features of them that were kept, which takes no time that is comparable."""
+    return [f"{row[key]:,.0f} {what}/s" for what, key in SPEEDS.items() if key in row]
 
 
 def saved_rows(folder: RunFolder, state: TrainState) -> list[dict[str, Any]]:
@@ -69,8 +75,9 @@ class Log:
         self._sums.append(sums)
         self._images += images
 
-    def read(self) -> dict[str, float]:
-        """The newest step's lr and loss, and the speed since the row began; empty when no step came since the last time.
+    def read(self, of: str = "images") -> dict[str, float]:
+        """The newest step's lr and loss, and the speed since the row began; empty when no step came since the last time. of: what is
+        trained on, a key of `SPEEDS`.
 
         Errors: `RunError` when a loss was not finite, with its step and lr, before anything of it is saved.
         """
@@ -80,7 +87,7 @@ class Log:
         for (step, lr), loss in zip(self._steps, losses, strict=True):
             require_finite("train/batch_loss", loss, step, lr)
         speed = self._images / max(time.monotonic() - self._since, 1e-9)
-        row = {"lr": self._steps[-1][1], "train/batch_loss": losses[-1], "throughput/images_per_second": speed}
+        row = {"lr": self._steps[-1][1], "train/batch_loss": losses[-1], SPEEDS[of]: speed}
         self._steps.clear()
         self._sums.clear()
         return row

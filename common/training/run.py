@@ -221,17 +221,21 @@ class Run:
         self.log.add_step(state.step, lr, sums, images * self.processes.world)
         at_the_end = state.step % len(self.batches) == 0 or state.step == self.total_steps
         if state.step % tracking.log_every == 0 and not at_the_end:  # at the end, the epoch's row has it
-            state.latest.update(self.log.read())
+            self.read_log()
             self.write_row({"epoch": state.step / len(self.batches), **state.latest})
             loss, accuracy = state.means()
             self.bar.set_postfix_str(f"loss={loss:.3f}, accuracy={accuracy:.3f}", refresh=False)
         if tracking.checkpoint_every and state.step % tracking.checkpoint_every == 0:
             self.save()
 
+    def read_log(self) -> None:
+        """What was measured since the last time, if anything was; the speed of an earlier phase goes with the rest."""
+        self.state.latest = self.log.read("features" if self.state.on_features else "images") or self.state.latest
+
     def epoch_row(self) -> dict[str, float]:
         """What the epoch has come to on the training images; of all processes."""
         state = self.state
-        state.latest.update(self.log.read())
+        self.read_log()
         loss, accuracy = state.means(self.processes)
         epoch = state.step / len(self.batches)
         return {"epoch": epoch, **state.latest, "train/loss": loss, "train/accuracy": accuracy}
@@ -287,7 +291,7 @@ class Run:
 
     def save(self) -> None:
         """Writes last.pt. Errors: `RunError` when the loss or the weights are not finite: such a state is not saved."""
-        self.state.latest.update(self.log.read())
+        self.read_log()
         with self.log.paused():
             sums = self.processes.sum(self.state.sums)
             if self.processes.main:

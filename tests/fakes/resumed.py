@@ -51,13 +51,15 @@ def lines_of(run: Path) -> int:
 
 
 def without_times(row: dict) -> dict:
-    return {key: value for key, value in row.items() if key not in ("time", "throughput/images_per_second")}
+    return {key: value for key, value in row.items() if key != "time" and not key.startswith("throughput/")}
 
 
 def state_of(run: Path) -> dict:
     state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     for times in (state["progress"], state["progress"]["latest"]):
-        times.pop("seconds", None), times.pop("throughput/images_per_second", None)
+        times.pop("seconds", None)
+        for speed in ("images", "features"):
+            times.pop(f"throughput/{speed}_per_second", None)
     return state
 
 

@@ -105,3 +105,11 @@ def test_a_run_that_max_steps_ended_with_the_head_goes_on_with_everything(config
     assert train.main(config.replace(head_epochs=1, epochs=1, run_id="cut", resume="cut")) == 0
     assert learned(cut)[12:] == learned(whole)[12:]
     assert all(torch.equal(a, b) for a, b in zip(weights_of(cut).values(), weights_of(whole).values(), strict=True))
+
+
+def test_the_speed_of_epochs_on_kept_features_is_not_called_one_of_images(config, capsys):
+    rows = read_metrics(run(config, "run", head_epochs=1, epochs=1, log_every=4))
+    keys = [[key for key in row if key.startswith("throughput/")] for row in rows]
+    assert keys == [["throughput/features_per_second"]] * 3 + [["throughput/images_per_second"]] * 3
+    first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert "features/s" in first and "images/s" not in first and "images/s" in second and "features/s" not in second

@@ -100,6 +100,10 @@ def test_a_run_that_skips_says_so_and_its_weights_see_photos_as_it_did(photos, t
     (row,) = json.loads((run / "visualization" / "predictions.json").read_text())["predictions"]
     assert row["confidence"] == pytest.approx(float(logits[5].softmax(0).max()), abs=1e-4)
 
+    visualize.main(VisualizeConfig("run", which="class", count=1))
+    for row in json.loads((run / "visualization" / "predictions.json").read_text())["predictions"]:
+        assert row["file"].startswith(f"test/{row['true']}/") and names[row["index"]] == photos / row["file"]
+
     before = (run / "evaluation" / "report.json").read_bytes()
     with pytest.raises(UserError, match="2 photos in .*test can't be read"):
         evaluate.main(EvaluateConfig("run", unreadable="stop"))

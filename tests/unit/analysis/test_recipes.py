@@ -48,8 +48,9 @@ def test_a_comparison_names_runs_accuracies_settings_and_a_verdict_in_80_columns
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_the_other_way_round_it_says_the_same(two):
-    assert verdict(two, "B", "A") == verdict(two)
+def test_the_other_way_round_it_says_the_same_of_the_other_as_its_difference_does(two):
+    assert verdict(two, "B", "A") == verdict(two).replace("B is better than A", "A is worse than B")
+    assert "A is worse than B" in verdict(two, "B", "A") and "-0.2000" in said(two, "B", "A")
 
 
 def test_little_difference_is_not_claimed_to_be_one(tmp_path):

@@ -79,10 +79,14 @@ def test_two_runs_have_the_numbers_of_a_plain_loop_and_scipy(tmp_path: Path) -> 
     n, apart = 402, only_second - only_first  # Agresti & Min: half an image added to each cell
     half = 1.959964 * math.sqrt((only_first + only_second + 1) / n**2 - apart**2 / n**3)
     assert (low, high) == pytest.approx((apart / n - half, apart / n + half), abs=1e-5)
-    low, high = (100 * end for end in ((low, high) if second == "b" else (-high, -low)))
+    assert (first, second) == ("b", "a")  # the better one first, so that the difference a − b is below zero
     assert said["said"] == (
-        f"b is right on 85.0 % of 400 test images, 5.00 points more than a with 80.0 % (95 % interval {low:+.2f} to {high:+.2f}; "
-        f"McNemar's p = {p:.2g})."
+        f"a is right on 80.0 % of 400 test images, 5.00 points less than b with 85.0 % (95 % interval {100 * low:+.2f} to "
+        f"{100 * high:+.2f}; McNemar's p = {p:.2g})."
+    )
+    assert said["said_turned"] == (
+        f"b is right on 85.0 % of 400 test images, 5.00 points more than a with 80.0 % (95 % interval {-100 * high:+.2f} to "
+        f"{-100 * low:+.2f}; McNemar's p = {p:.2g})."
     )
 
 
@@ -185,11 +189,16 @@ def test_a_group_is_its_mean_and_sd_and_is_compared_over_seeds_as_a_recipe(two: 
     assert said["rows"][0][0] == "other seeds, these images"
     assert said["rows"][0][1:3] == pytest.approx(list(by_seed.confidence_interval(0.95)), rel=1e-3)
     printed = comparison_in_words(*read_pair(str(two), first, second))
-    assert said["verdict"] == " ".join(printed.split("\n\n")[-1].splitlines()) and "B is better than A" in printed
+    assert said["verdict"] == " ".join(printed.split("\n\n")[-1].splitlines()) and "A is worse than B" in printed
     assert [row[0] for row in said["rows"]] == re.findall(r"\| ((?:other|these) .+?) \|", printed)
-    assert said["narrows"] in printed
+    assert (
+        said["narrows"] in " ".join(printed.split()) and said["rows"][2][3] is None and "It has no p" in said["narrows"]
+    )
+    share = [(row[2] - row[1]) ** 2 for row in said["rows"]]  # half widths add up as squares
+    narrower = 1 - math.sqrt(1 - share[0] / share[2])
+    assert f"without the luck of the seeds it would be {narrower:.0%} narrower" in said["narrows"]
     turned = comparison_in_words(*read_pair(str(two), second, first))
-    assert said["turned"] == " ".join(turned.split("\n\n")[-1].splitlines())
+    assert said["turned"] == " ".join(turned.split("\n\n")[-1].splitlines()) and "B is better than A" in turned
 
 
 def test_images_that_every_seed_of_one_and_none_of_the_other_gets_right_are_counted(two: Path) -> None:
