@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from common.base.terminal import Lines
+
 # A CI that runs in the background ignores Ctrl-C, and so would all processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -22,6 +24,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def lines_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees its bars' ends, however many bars the tests before it have shown in this process."""
+    monkeypatch.setattr(Lines, "spare", 50)
 
 
 @pytest.fixture(scope="module")

@@ -276,7 +276,7 @@ def test_what_the_flags_offer_can_be_loaded_and_built():
     from common.data.load import LOADERS
     from common.model.build import ARCHITECTURES, FROZEN_PREFIX
 
-    assert list(typing.get_args(config.DATASETS)) == list(LOADERS)
-    assert list(typing.get_args(config.MODELS)) == list(ARCHITECTURES)
+    assert set(typing.get_args(config.DATASETS)) == set(LOADERS)
+    assert set(typing.get_args(config.MODELS)) == set(ARCHITECTURES)
     assert list(typing.get_args(typing.get_type_hints(config.Model)["finetune"])) == list(FROZEN_PREFIX)
     assert list(typing.get_args(config.PRESET_NAMES)) == list(PRESETS)

@@ -185,7 +185,6 @@ class Clock:
         monkeypatch.setattr(terminal.Lines, "_time", lambda bar: self.now, raising=False)
         monkeypatch.setattr("tqdm.std.time", lambda: self.now)
         monkeypatch.setattr(terminal.Lines, "written", float("-inf"))
-        monkeypatch.setattr(terminal.Lines, "spare", 50)
 
 
 def test_in_a_log_a_bar_writes_a_line_now_and_then_however_much_it_is_told(monkeypatch):
@@ -232,7 +231,6 @@ def test_in_a_log_a_librarys_own_bar_is_lines_too_and_its_own_again_afterwards(m
     module, log = types.ModuleType("library"), io.StringIO()
     module.tqdm = theirs = object()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(terminal.Lines, "spare", 50)
     with terminal.own_bars(module), module.tqdm(total=2048, unit="B", unit_scale=True, unit_divisor=1024) as bar:
         for _ in range(64):
             bar.update(32)
