@@ -22,7 +22,7 @@ from annotated_types import Ge
 
 from benchmarks.peers.runs import TIMM_TAG, python_of
 from benchmarks.subset import make_folder
-from benchmarks.timing import alternate, call, machine, ratios, spread, table, verdict
+from benchmarks.timing import alternate, call, machine, ratios, spread, table, verdict, words
 from common.base.checked import Checked, PathText
 from common.base.errors import UserError, report_errors
 from common.cli import parse
@@ -90,15 +90,10 @@ def commands(config: PredictionConfig, folder: Path, part: str, timm: dict[str, 
         "evaluate.py": [sys.executable, "evaluate.py", *common],
     }
     if config.timm_inference:
-        flags = [word for name, value in timm.items() for word in (f"--{name}", value)]
-        flags += [
-            "--batch-size",
-            str(config.batch_size),
-            "--workers",
-            str(config.workers),
-            "--device",
-            timm_device(config),
-        ]
+        # Without a checkpoint it would download its own. Ours has the names of timm's parameters too.
+        weights = folder / "runs" / part / "checkpoints" / "best.safetensors"
+        flags = words({**timm, "checkpoint": weights, "batch-size": config.batch_size, "workers": config.workers})
+        flags += ["--device", timm_device(config)]
         script = Path(config.timm_inference).resolve()
         found["timm"] = [python_of("timm"), script, "--data-dir", photos, *flags, "--results-dir", folder / "timm"]
     return found
