@@ -21,7 +21,6 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from common.base.errors import UserError
-from common.base.terminal import Lines
 from common.data.cifar import CIFAR100_SUPERCLASSES
 from common.data.dataset import dataset_digest
 from common.data.load import LOADERS, load_dataset
