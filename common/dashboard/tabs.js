@@ -170,7 +170,8 @@ function confidence_tab(run) {
   const row = (name, before, after) => known(before) ? [{name, before, after}] : [];
   return [
     el("p", {}, run.answers.find(({question}) => question.includes("confidence")).answer),
-    el("p", {class: "note"}, "A point below the dotted line: surer than it should be. Above it: too modest. ", calibration.note),
+    el("p", {class: "note"}, "A point below the dotted line: surer than it should be. Above it: too modest. ",
+      known(calibration.temperature) ? "After temperature scaling: by one number, " : "", calibration.note, "."),
     el("div", {class: "columns"}, chart, el("div", {},
       table("Calibration", [
         {label: "Measure", value: entry => entry.name}, {label: "As it is", value: entry => entry.before, number: true, show: entry => shown(entry.before)},

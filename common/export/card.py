@@ -212,13 +212,13 @@ def _quality(accuracy: float | None, report: Report | None) -> list[str]:
             f"- validation accuracy {accuracy:.4f}, which the epoch may have been chosen by: expect less elsewhere.",
         ]
     numbers = {key.partition("/")[2]: value for key, value in report.metrics.items()}
-    (low, high), (largest, share) = report.accuracy_interval, report.baseline
+    (low, high), (_, share) = report.accuracy_interval, report.baseline
     beaten = "" if low > share else ", which it does not surely beat"
     lines += [
         f"- accuracy **{numbers['accuracy']:.4f}** on the {report.split} images (95 % interval {low:.4f} to {high:.4f}); "
         f"{report.errors.total} of {report.dataset.size} wrong",
         f"- without the images that the training had seen: {_honest(report.duplicates)}",
-        f"- baseline to beat: {share:.4f}, always {escaped(largest)}{beaten}",
+        f"- baseline to beat: {share:.4f}, always {escaped(report.baseline_answer)}{beaten}",
         f"- macro F1 {numbers['macro_f1']:.4f}"
         + (f", top-5 accuracy {numbers['top5_accuracy']:.4f}" if "top5_accuracy" in numbers else ""),
         f"- which classes fail: {failing_classes(report, escaped)}",

@@ -39,7 +39,7 @@ def test_the_card_has_the_report_s_numbers_and_the_run_s_flags(folder, report):
     low, high = report.accuracy_interval
     quality = section(text, "How good it is")
     assert f"**{report.metrics['test/accuracy']:.4f}**" in quality and f"{low:.4f} to {high:.4f}" in quality
-    assert f"{report.baseline[1]:.4f}, always {report.baseline[0]}" in quality
+    assert f"{report.baseline[1]:.4f}, always {report.baseline_answer}" in quality
     assert "not known, this was not looked for" in quality
     assert "`--lr 0.25`" in section(text, "Recipe") and "momentum" not in section(text, "Recipe")
     assert "whether its images are new to it" in section(text, "What it was not tested on")
