@@ -26,7 +26,7 @@ from common.config import GROUP_OF, SETS_APART
 from common.dashboard.remedies import remedies
 from common.export.card import card_of_run
 from common.runs.find import is_file, is_folder, is_run
-from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_console, read_metrics, run_state
+from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
 from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
 
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
@@ -202,10 +202,7 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
     run["evaluate"] = folder.command("evaluate.py", "--checkpoint", folder.id, *flags)
     run["visualize"] = folder.command("visualize.py", "--checkpoint", folder.id, *flags)
     run["commands"] = next_commands(folder, run, tracking, flags)
-    console = attempt(
-        [], folder.console.name, lambda: read_console(folder), ""
-    )  # what is wrong with it, `machine` says
-    run["remedies"] = remedies(report, split, console, named(evaluated.label_issues, folder))
+    run["remedies"] = remedies(report, summary, split, config, named(evaluated.label_issues, folder))
     return run
 
 

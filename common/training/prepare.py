@@ -355,7 +355,7 @@ def recorded(run: Run, console: Console) -> Iterator[None]:
         else:
             save_config(folder, config)
             mark_running(folder)
-        folder.update_summary(**run.facts)
+        folder.update_summary(**run.facts, class_counts=run.class_counts.tolist())
     console.write_to(folder.console)
     tracked = start(
         folder,

@@ -1,0 +1,23 @@
+"""What a run's settings and numbers mean, by one rule for all that say it or act on it. Imports no torch."""
+
+from collections.abc import Sequence
+
+from common.base.text import printable
+
+UNEQUAL = 3  # times: "mild" in Google's crash course on imbalanced data, a quarter of the images in the smaller of two classes
+
+
+def unequal_classes(
+    classes: Sequence[str], counts: Sequence[int], balance: str | None, best_by: str | None
+) -> tuple[str, str] | None:
+    """What is unequal, and those remedies that are not taken, flags in backticks: where the largest class has `UNEQUAL` times the training
+    images of the smallest that has any, or more. From there on the accuracy says more about the large classes than about the network.
+    counts: not all 0; best_by: None without a validation."""
+    present = [(count, name) for count, name in zip(counts, map(printable, classes), strict=True) if count]
+    (most, largest), (least, smallest) = (choose(present, key=lambda pair: pair[0]) for choose in (max, min))
+    advice = ["train with `--balance loss` or `--balance sampling`"] if balance == "none" else []
+    advice += ["keep the best epoch with `--best_by macro_f1`"] if best_by in ("accuracy", "loss") else []
+    if most < UNEQUAL * least or not advice:
+        return None
+    what = f"classes are unequal: {largest!r} has {most / least:.3g} times the images of {smallest!r}"
+    return what, "; ".join(advice)
