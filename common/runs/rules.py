@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from common.base.text import printable
 
 UNEQUAL = 3  # times: "mild" in Google's crash course on imbalanced data, a quarter of the images in the smaller of two classes
+OF_HEAD = "the head's: nothing else had been fine-tuned then."  # a best epoch, where `is_of_head_alone`
+
+
+def is_of_head_alone(epoch: float | None, head_epochs: object) -> bool:
+    """Whether weights of this epoch are of those in which the head alone was trained, before the rest."""
+    return epoch is not None and isinstance(head_epochs, int) and epoch <= head_epochs
 
 
 def unequal_classes(
