@@ -12,7 +12,7 @@ import io
 import sys
 from collections.abc import Callable
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from common.export.card import card_of_run
 from common.runs.find import is_file, is_folder, is_run
 from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
 from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
+from common.runs.rules import epochs_on_features
 
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
 SPEED = "throughput/images_per_second"
@@ -292,17 +293,14 @@ def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]
 
 def rows_of_images(rows: list[dict[str, Any]], config: dict[str, Any]) -> list[dict[str, Any]]:
     """The same without the speed of epochs on features that were kept, as earlier versions logged it: it is no speed of images."""
-    head_epochs = config.get("head_epochs") or 0
-    mixed = any(config.get(key) for key in ("mixup_alpha", "cutmix_alpha", "progressive_from"))
-    kept = config.get("finetune") == "head" and config.get("feature_views") and not mixed
-
-    if not head_epochs and not kept:
+    last = epochs_on_features(config)
+    if not last:
         return rows
 
-    def of_features(row: dict[str, Any]) -> bool:
-        return bool(kept) or (_finite(head_epochs) and _finite(row.get("epoch")) and row["epoch"] <= head_epochs)
-
-    return [{key: value for key, value in row.items() if key != SPEED} if of_features(row) else row for row in rows]
+    return [
+        {key: value for key, value in row.items() if key != SPEED} if row.get("epoch", inf) <= last else row
+        for row in rows
+    ]
 
 
 def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:

@@ -1,6 +1,8 @@
 """What a run's settings and numbers mean, by one rule for all that say it or act on it. Imports no torch."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from common.base.text import printable
 
@@ -11,6 +13,17 @@ OF_HEAD = "the head's: nothing else had been fine-tuned then."  # a best epoch, 
 def is_of_head_alone(epoch: float | None, head_epochs: object) -> bool:
     """Whether weights of this epoch are of those in which the head alone was trained, before the rest."""
     return epoch is not None and isinstance(head_epochs, int) and epoch <= head_epochs
+
+
+def epochs_on_features(settings: Mapping[str, Any]) -> float:
+    """How many of its first epochs a run trains the head on features that are kept; infinite where all. settings: by the flags' names; a
+    stranger's may be anything, and an earlier version's lack some."""
+    # Features of images that are mixed or grow change with the epoch, and are not kept.
+    changing = any(settings.get(key) for key in ("mixup_alpha", "cutmix_alpha", "progressive_from"))
+    if settings.get("finetune") == "head" and settings.get("feature_views") and not changing:
+        return math.inf
+    head_epochs = settings.get("head_epochs")
+    return head_epochs if isinstance(head_epochs, int) else 0
 
 
 def unequal_classes(
