@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.analysis.predictions import Predictions
-from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion
+from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion, is_share
 from common.base.errors import UserError
 from common.base.files import lies_in, read_file, sha256_of
 from common.base.records import read_record, read_yaml
@@ -449,6 +449,11 @@ def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
     keys = {key for config in configs for key in config} & SETS_APART
     distinct = {key: len({repr(config.get(key)) for config in configs}) for key in keys}
     return sorted((key for key in keys if distinct[key] > 1), key=lambda key: (distinct[key], key))
+
+
+def shares_of(runs: list[dict[str, Any]]) -> list[str]:
+    """The results that are shown in percent."""
+    return sorted({key for run in runs if run["report"] for key in run["report"].metrics if is_share(key)})
 
 
 def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:

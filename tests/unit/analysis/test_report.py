@@ -13,7 +13,16 @@ from common.analysis import figures
 from common.analysis.analyse import analyse, calibrate, compare
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, comparable, saved_predictions
-from common.analysis.report import Checkpoint, DuplicatePair, Duplicates, Errors, Evaluated, Report, Thumbnails
+from common.analysis.report import (
+    Checkpoint,
+    DuplicatePair,
+    Duplicates,
+    Errors,
+    Evaluated,
+    Report,
+    Thumbnails,
+    is_share,
+)
 from common.analysis.tables import tables
 from common.analysis.text import as_text, classification_report, failing, headline, most_confused
 from common.base.errors import UserError
@@ -83,6 +92,14 @@ def test_the_metrics_equal_scikit_learn(predictions, full):
     np.testing.assert_array_equal(full.superclass_confusion, sk.confusion_matrix(groups[labels], groups[answers]))
     low, high = full.accuracy_interval
     assert low < full.metrics["test/accuracy"] < high
+
+
+def test_shares_are_read_in_percent_and_no_other_metric(full):
+    assert [name for name in full.metrics if not is_share(name)] == ["test/ece"]
+    assert all(
+        map(is_share, ("test/honest_accuracy", "test/unlike", "validation/coverage_at_95", "test/accuracy_at_99.5"))
+    )
+    assert not any(map(is_share, ("test/aurc", "test/excess_aurc", "test/exact_duplicates", "test/near_duplicates")))
 
 
 def test_every_class_has_its_row_even_one_without_images(full):
