@@ -9,11 +9,10 @@ import pytest
 from dashboard_runs import make_run
 
 from common.analysis.analyse import analyse
-from common.analysis.classes import failing_classes
+from common.analysis.classes import failing_classes, failing_lines
 from common.analysis.predictions import Predictions
 from common.analysis.report import Answers, LabelIssue, Point, Report
 from common.analysis.tables import issues_csv
-from common.analysis.text import failing
 from common.dashboard import page, reading, summary
 from common.dashboard.remedies import remedies
 from common.export.card import card_of_run, escaped
@@ -103,9 +102,9 @@ def test_summary_card_and_report_name_the_same_failing_classes_by_one_threshold(
     )
     count = f"{len(fails) or 'none'} of 3 {'does' if len(fails) == 1 else 'do'}"
     assert f"A class fails below 50 %: {count}." in text
-    assert all(name in text for name in fails) and (f"classes that fail: {len(fails)} of 3" in failing(report)) == bool(
-        fails
-    )
+    assert all(name in text for name in fails) and (
+        f"classes that fail: {len(fails)} of 3" in failing_lines(report)
+    ) == bool(fails)
 
 
 def test_the_classes_found_least_often_are_in_what_they_are_taken_for(base) -> None:
