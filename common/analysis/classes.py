@@ -1,9 +1,9 @@
-"""Which classes fail, in words: the same in the dashboard and in the model card."""
+"""Which classes fail, in words: a paragraph for the dashboard and the model card, lines for report.txt."""
 
 from collections.abc import Callable
 
 from common.analysis.report import FAILS, Analysis, ClassScores
-from common.base.text import listed, percent
+from common.base.text import counted, listed, percent
 
 CLASSES_TOLD = 10
 LOST_TOLD = 100
@@ -22,7 +22,7 @@ def failing_classes(report: Analysis, shown: Callable[[str], str] = str) -> str:
     best = sorted(known, key=lambda row: -row.recall)[: min(3, max(1, len(rows) // 2))]
     more = [f"{len(lost) - LOST_TOLD} more"] if len(lost) > LOST_TOLD else []
     told = [f"Never found: {listed([*lost[:LOST_TOLD], *more])}."] if lost else []
-    weak = sum(row.recall < FAILS for row in partly)
+    weak = len(report.failing) - len(lost)
     worst = untied(partly, min(CLASSES_TOLD, max(5, weak), max(weak, len(rows) - len(best))))
     if worst:
         others = f", and {weak - len(worst)} more in less than half of their images" * (weak > len(worst))
@@ -39,9 +39,30 @@ def failing_classes(report: Analysis, shown: Callable[[str], str] = str) -> str:
     return " ".join(told)
 
 
+def failing_lines(report: Analysis) -> str:
+    """Every class that fails, a line each; nothing when there is none."""
+    if not report.failing:
+        return ""
+    lines = [f"  {row.name}: {_found(row)}" for row in report.failing]
+    title = f"classes that fail: {len(lines)} of {with_images(report)}, of which less than half of the images are found"
+    return "\n".join([title, *lines])
+
+
+def _found(row: ClassScores) -> str:
+    if row.recall:
+        return f"{row.recall:.1%} of {counted(row.support, 'image')} found"
+    taken = f"and {row.predicted} of other classes taken for it" if row.predicted else "never predicted"
+    return f"none of {counted(row.support, 'image')} found, {taken}"
+
+
 def how_many_fail(report: Analysis) -> str:
-    fail, of = len(report.failing), sum(row.support > 0 for row in report.per_class)
-    return f"{fail or 'none'} of {of} {'does' if fail == 1 else 'do'}"
+    fail = len(report.failing)
+    return f"{fail or 'none'} of {with_images(report)} {'does' if fail == 1 else 'do'}"
+
+
+def with_images(report: Analysis) -> int:
+    """How many classes there are images of; the others can't fail."""
+    return sum(row.support > 0 for row in report.per_class)
 
 
 def recalls(rows: list[ClassScores], shown: Callable[[str], str]) -> str:

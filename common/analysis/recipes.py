@@ -16,6 +16,10 @@ from common.base.text import markdown_table, mean_and_sd, printable
 from common.runs.folder import RunFolder, command
 from common.runs.groups import Recipe, differing, find_recipe, groups
 
+# What a difference is over, as tables have it.
+OVER_SEEDS, OVER_IMAGES = "other seeds, these images", "these networks, other images"
+OVER_BOTH = "other seeds, other images"
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -126,14 +130,14 @@ def group_in_words(recipe: Recipe, split: str) -> list[str]:
 
 def comparison_in_words(a: Tested, b: Tested) -> str:
     """Markdown: both recipes, their difference, which settings make it, and a verdict."""
-    paired = list(a.recipe.runs) == list(b.recipe.runs)
+    found = differences(a, b)
     return "\n\n".join(
         [
             recipe_in_words(a),
             recipe_in_words(b),
-            difference_in_words(a, b, paired),
+            difference_in_words(a, b, found),
             settings_in_words(a, b),
-            fill(verdict(a, b, paired), 80),
+            fill(verdict(a, b, found), 80),
         ]
     )
 
@@ -148,11 +152,10 @@ def recipe_in_words(tested: Tested) -> str:
     return f"## {tested.name}\n\n{table}\n\n{mean_and_sd(tested.accuracies)} ({mean}) on {tested.right.shape[1]} images"
 
 
-def difference_in_words(a: Tested, b: Tested, paired: bool) -> str:
-    found = differences(a, b, paired)
-    rows = [(what, *_interval(difference)) for what, difference in found]
+def difference_in_words(a: Tested, b: Tested, found: dict[str, Difference]) -> str:
+    rows = [(what, *_interval(difference)) for what, difference in found.items()]
     header = ("over", "95 % interval", "p")
-    parts = [f"## {b.name} − {a.name}", mean_difference(a, b, paired)]
+    parts = [f"## {b.name} − {a.name}", mean_difference(a, b)]
     if rows:
         parts.append(markdown_table(header, rows, set(header[1:])))
     if narrowing := narrows(found):
@@ -160,19 +163,26 @@ def difference_in_words(a: Tested, b: Tested, paired: bool) -> str:
     return "\n\n".join(parts)
 
 
-def differences(a: Tested, b: Tested, paired: bool) -> list[tuple[str, Difference]]:
-    """B − A over seeds, over images and over both, each with what it is over; those that can't be known are left out."""
-    found = [
-        ("other seeds, these images", over_seeds(a.right, b.right, paired)),
-        ("these networks, other images", over_images(a.right, b.right)),
-        ("other seeds, other images", over_both(a.right, b.right, paired)),
-    ]
-    return [(what, difference) for what, difference in found if difference is not None]
+def same_seeds(a: Tested, b: Tested) -> bool:
+    """Whether their runs are pairs."""
+    return list(a.recipe.runs) == list(b.recipe.runs)
 
 
-def narrows(found: list[tuple[str, Difference]]) -> str | None:
+def differences(a: Tested, b: Tested) -> dict[str, Difference]:
+    """B − A over seeds, over images and over both, by what it is over; those that can't be known are left out."""
+    paired = same_seeds(a, b)
+    found = {
+        OVER_SEEDS: over_seeds(a.right, b.right, paired),
+        OVER_IMAGES: over_images(a.right, b.right),
+        OVER_BOTH: over_both(a.right, b.right, paired),
+    }
+    return {what: difference for what, difference in found.items() if difference is not None}
+
+
+def narrows(found: dict[str, Difference]) -> str | None:
     """What would tell two recipes apart more surely, from their `differences`; None with one seed, which can't say."""
-    share = found[-1][1].from_seeds if found else None
+    both = found.get(OVER_BOTH)
+    share = both.from_seeds if both else None
     if share is None:
         return None
     wanted = "seeds" if share > 0.5 else "test images"
@@ -183,8 +193,8 @@ def narrows(found: list[tuple[str, Difference]]) -> str | None:
     )
 
 
-def mean_difference(a: Tested, b: Tested, paired: bool) -> str:
-    if not paired:
+def mean_difference(a: Tested, b: Tested) -> str:
+    if not same_seeds(a, b):
         return (
             f"{_signed(float(b.right.mean() - a.right.mean()))}; their seeds are not the same, so they are not paired"
         )
@@ -202,13 +212,9 @@ def settings_in_words(a: Tested, b: Tested) -> str:
     return "\n".join(["Settings that differ:", "", *lines] if lines else ["No setting differs but the seeds."])
 
 
-def verdict(a: Tested, b: Tested, paired: bool) -> str:
-    """One sentence that claims no more than the intervals do; it says of B what they say of B − A."""
-    seeds, images, both = (
-        over_seeds(a.right, b.right, paired),
-        over_images(a.right, b.right),
-        over_both(a.right, b.right, paired),
-    )
+def verdict(a: Tested, b: Tested, found: dict[str, Difference]) -> str:
+    """One sentence that claims no more than the intervals of `differences` do; it says of B what they say of B − A."""
+    seeds, images, both = map(found.get, (OVER_SEEDS, OVER_IMAGES, OVER_BOTH))
     than = f"{'better' if b.right.mean() > a.right.mean() else 'worse'} than"
     on_images = f"on other images too, the networks of {b.name} are {than} those of {a.name}"
     if min(len(a.right), len(b.right)) < 2:

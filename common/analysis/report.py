@@ -299,6 +299,12 @@ class Thumbnails:
     images: list[Count]
 
 
+def is_share(metric: str) -> bool:
+    """Whether that of `Analysis.metrics` is read in percent: shares of the images, and means of such. Errors of calibration and areas under a
+    curve are not, nor are counts."""
+    return metric.endswith(("accuracy", "_f1", "unlike")) or "_at_" in metric
+
+
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ whether a seed's network names an image's class; both recipes have the same imag
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,11 @@ class Difference:
     def interval(self) -> tuple[float, float]:
         """Cut to what a difference can be; two seeds can give more."""
         return max(self.low, -1.0), min(self.high, 1.0)
+
+    @property
+    def turned(self) -> "Difference":
+        """The same of A − B."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
 
 def by_seed(right_a: NDArray, right_b: NDArray) -> NDArray:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from common.analysis.analyse import LONGEST_LIST
+from common.analysis.classes import failing_lines
 from common.analysis.predictions import Predictions
-from common.analysis.report import Answers, Calibration, ClassScores, Comparison, Duplicates, Report, Threshold
+from common.analysis.report import Answers, Calibration, Comparison, Duplicates, Report, Threshold
 from common.base.text import counted
 
 PAIRS_SHOWN = 10
@@ -15,7 +16,7 @@ def as_text(report: Report, predictions: Predictions) -> str:
     parts = [
         classification_report(predictions, report.classes),
         headline(report),
-        failing(report),
+        failing_lines(report),
         most_confused(report),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -130,22 +131,6 @@ def _of_threshold(row: Threshold) -> str:
         f"answering {row.coverage:.1%} of the images, from confidence {row.confidence:.4f} on, it is right on {row.accuracy:.1%} of those "
         f"(95 % interval {row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
     )
-
-
-def failing(report: Report) -> str:
-    """Every class that fails, a line each; nothing when there is none."""
-    if not report.failing:
-        return ""
-    lines = [f"  {row.name}: {_found(row)}" for row in report.failing]
-    title = f"classes that fail: {len(lines)} of {len(report.classes)}, of which less than half of the images are found"
-    return "\n".join([title, *lines])
-
-
-def _found(row: ClassScores) -> str:
-    if row.recall:
-        return f"{row.recall:.1%} of {counted(row.support, 'image')} found"
-    taken = f"and {row.predicted} of other classes taken for it" if row.predicted else "never predicted"
-    return f"none of {counted(row.support, 'image')} found, {taken}"
 
 
 def _comparison_line(comparison: Comparison, tta: str) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.analysis.recipes import differences, tells
+from common.analysis.recipes import OVER_BOTH, differences, tells
+from common.analysis.seeds import Difference
 from common.base.errors import UserError
 from common.base.text import counted, listed
 from common.config import PRESETS, SETS_APART, as_dict
-from common.dashboard.comparing import Side, paired, right_in_words, said_for_sure, settings_apart
+from common.dashboard.comparing import Side, right_in_words, said_for_sure, settings_apart
 from common.dashboard.summary import DIFFERENCES_TOLD, Ranking, beats_baseline, head_alone
 from common.runs.folder import load_config
 
@@ -36,7 +37,7 @@ def recipes_in_words(
                 "text": "",
                 "sure": "",
                 "pair": [ranked[0].name, ranked[1].name],
-                **_next(*ranked[:2]),
+                **_next(ranked[0], ranked[1], None),  # one seed each, which can't say
             }
     return found
 
@@ -66,11 +67,12 @@ def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
     more = f" {len(told) - DIFFERENCES_TOLD} more settings differ." if len(told) > DIFFERENCES_TOLD else ""
     text += f" {best.name} used {listed(told[:DIFFERENCES_TOLD])}.{more}" if told else " Both have the same settings."
     text += head_alone([*best.runs, *second.runs])
+    found = differences(second.tested, best.tested)
     return {
         "text": text,
-        "sure": said_for_sure(second, best),
+        "sure": said_for_sure(second, best, found),
         "pair": [best.name, second.name],
-        **_next(best, second),
+        **_next(best, second, found.get(OVER_BOTH)),
     }
 
 
@@ -78,9 +80,8 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _next(best: Side, second: Side) -> dict[str, Any]:
-    found = differences(best.tested, second.tested, paired(best, second))
-    both = dict(found).get("other seeds, other images")
+def _next(best: Side, second: Side, both: Difference | None) -> dict[str, Any]:
+    """both: their difference over other seeds and other images, where it is known."""
     if tells(both):
         return {
             "next": f"What next: begin from the settings of {best.name}, change one more, and train that with the same seeds.",

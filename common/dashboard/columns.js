@@ -31,7 +31,7 @@ const COLUMNS = (() => {
   return [
     ...first,
     plain("data", "Data", "Results", run => run.data), plain("best_epoch", "Best epoch", "Results", run => run.best_epoch),
-    ...metrics.map(key => (/(accuracy|_f1|_at_\d+|unlike)$/.test(key) ? share : metric)(key, key, run => run.report ? run.report.metrics[key] ?? null : null)),
+    ...metrics.map(key => (data.shares.includes(key) ? share : metric)(key, key, run => run.report ? run.report.metrics[key] ?? null : null)),
     ...facts.map(key => plain(`fact/${key.toLowerCase().replaceAll(" ", "_")}`, key, "Facts", run => run.facts[key] ?? null)),
     ...[...differing, ...settings.filter(key => !differing.includes(key)).sort()].map(key => ({
       ...plain(key, key, "Settings", run => run.config[key] ?? null), show: run => key in run.config ? shown(run.config[key]) : "–"})),

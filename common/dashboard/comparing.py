@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.analysis.predictions import Predictions
-from common.analysis.recipes import Tested, differences, narrows, tells, verdict
+from common.analysis.recipes import OVER_IMAGES, Tested, differences, narrows, tells, verdict
 from common.analysis.report import Report
-from common.analysis.seeds import over_images
+from common.analysis.seeds import Difference
 from common.base.errors import UserError
 from common.base.text import counted, listed, path_word, percent
 from common.config import SETS_APART, TrainConfig, as_dict
@@ -259,22 +259,19 @@ def pair_of(a: Side, b: Side) -> dict[str, Any] | str:
         return f"{min(inside)} is in both."
     if reason := apart_in(a.runs[0], b.runs[0]):
         return reason
-    found = differences(a.tested, b.tested, paired(a, b))
+    found = differences(a.tested, b.tested)
+    turned = {what: one.turned for what, one in found.items()}  # for who has chosen them in the other order
     all_a, all_b = a.tested.right.all(axis=0), b.tested.right.all(axis=0)
     any_a, any_b = a.tested.right.any(axis=0), b.tested.right.any(axis=0)
     return {
-        "said": accuracies_in_words(a, b),
-        "verdict": said_for_sure(a, b),
-        "turned": said_for_sure(b, a),  # the same of a − b, for who has chosen them in the other order
-        "said_turned": accuracies_in_words(b, a),
-        "rows": [[what, *map(number, difference.interval), number(difference.p_value)] for what, difference in found],
+        "said": accuracies_in_words(a, b, found),
+        "verdict": said_for_sure(a, b, found),
+        "turned": said_for_sure(b, a, turned),
+        "said_turned": accuracies_in_words(b, a, turned),
+        "rows": [[what, *map(number, one.interval), number(one.p_value)] for what, one in found.items()],
         "narrows": narrows(found),
         "counts": [int(part.sum()) for part in (all_a & all_b, all_a & ~any_b, all_b & ~any_a, ~any_a & ~any_b)],
     }
-
-
-def paired(a: Side, b: Side) -> bool:
-    return list(a.tested.recipe.runs) == list(b.tested.recipe.runs)
 
 
 def settings_apart(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
@@ -282,13 +279,14 @@ def settings_apart(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
     return differing(a.tested.recipe.settings, b.tested.recipe.settings)
 
 
-def accuracies_in_words(a: Side, b: Side) -> str:
-    """Of b − a, as the intervals are."""
+def accuracies_in_words(a: Side, b: Side, found: dict[str, Difference]) -> str:
+    """Of b − a, as the intervals are. found: their `differences`."""
     images = counted(a.tested.right.shape[1], f"{a.runs[0]['report'].split} image")
     points = round(100 * (b.mean - a.mean), 6)
     apart = f"{abs(points):.2f} points {'more' if points > 0 else 'less'} than" if points else "as many as"
     sure = ""
-    if len(a.runs) == len(b.runs) == 1 and (difference := over_images(a.tested.right, b.tested.right)):
+    if len(a.runs) == len(b.runs) == 1:
+        difference = found[OVER_IMAGES]
         low, high = (100 * end for end in difference.interval)
         sure = f" (95 % interval {low:+.2f} to {high:+.2f}; McNemar's p = {difference.p_value:.2g})"
     flips = [run["id"] for side in (a, b) for run in side.runs if run["report"].tta != "none"]
@@ -304,11 +302,11 @@ def right_in_words(side: Side) -> str:
     return f"{100 * fmean(accuracies):.1f} ± {100 * stdev(accuracies):.1f} % (mean ± sd of {counted(len(accuracies), 'seed')})"
 
 
-def said_for_sure(a: Side, b: Side) -> str:
-    """What is sure of it, in a sentence: compare.py's verdict, unless only the seed differs."""
+def said_for_sure(a: Side, b: Side, found: dict[str, Difference]) -> str:
+    """What is sure of b − a, in a sentence: compare.py's verdict, unless only the seed differs. found: their `differences`."""
     if len(a.runs) > 1 or len(b.runs) > 1 or settings_apart(a, b):
-        return verdict(a.tested, b.tested, paired(a, b))
-    sure = any(tells(difference) for _, difference in differences(a.tested, b.tested, paired(a, b)))
+        return verdict(a.tested, b.tested, found)
+    sure = any(map(tells, found.values()))
     which = "the difference is more than other images would make" if sure else "chance may explain the difference"
     return f"Both are of one recipe, so that only their luck differs; of these two networks, {which}."
 

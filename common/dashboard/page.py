@@ -79,7 +79,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
     compared, sides = comparing.side_by_side(runs, folders, leading)
     recipes = advice.recipes_in_words(rankings, sides, compared["groups"])
     best = summary.describe_best(rankings, [name for name, said in recipes.items() if said["text"]])
-    differing = reading.differing_keys(runs)
+    differing, shares = reading.differing_keys(runs), reading.shares_of(runs)
     for run in runs:
         run["report"] = run.pop("shown")
     return {
@@ -90,6 +90,7 @@ def collect(runs_dir: Path) -> dict[str, Any]:
         "leading": leading,
         "ranked": ranked,
         "differing": differing,
+        "shares": shares,
         "recipes": list(recipes.values()),
         "compared": compared,
         "sweeps": [importance.described(sweep) for sweep in reading.read_sweeps(runs_dir)],

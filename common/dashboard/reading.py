@@ -12,12 +12,12 @@ import io
 import sys
 from collections.abc import Callable
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 from common.analysis.predictions import Predictions
-from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion
+from common.analysis.report import ClassScores, Report, Thumbnails, UnknownVersion, is_share
 from common.base.errors import UserError
 from common.base.files import lies_in, read_file, sha256_of
 from common.base.records import read_record, read_yaml
@@ -26,8 +26,9 @@ from common.config import GROUP_OF, SETS_APART
 from common.dashboard.remedies import remedies
 from common.export.card import card_of_run
 from common.runs.find import is_file, is_folder, is_run
-from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_console, read_metrics, run_state
+from common.runs.folder import SWEEPS, EvaluationFolder, RunFolder, SweepFolder, read_metrics, run_state
 from common.runs.records import Shown, Split, Summary, Tracking, TrialRecord
+from common.runs.rules import epochs_on_features
 
 CURVE_POINTS = 200  # kept of a curve, so that a page over 200 long runs stays small
 SPEED = "throughput/images_per_second"
@@ -202,10 +203,7 @@ def _read_run(folder: RunFolder) -> dict[str, Any]:
     run["evaluate"] = folder.command("evaluate.py", "--checkpoint", folder.id, *flags)
     run["visualize"] = folder.command("visualize.py", "--checkpoint", folder.id, *flags)
     run["commands"] = next_commands(folder, run, tracking, flags)
-    console = attempt(
-        [], folder.console.name, lambda: read_console(folder), ""
-    )  # what is wrong with it, `machine` says
-    run["remedies"] = remedies(report, split, console, named(evaluated.label_issues, folder))
+    run["remedies"] = remedies(report, summary, split, config, named(evaluated.label_issues, folder))
     return run
 
 
@@ -295,17 +293,14 @@ def curves_of(rows: list[dict[str, Any]], started: float) -> list[dict[str, Any]
 
 def rows_of_images(rows: list[dict[str, Any]], config: dict[str, Any]) -> list[dict[str, Any]]:
     """The same without the speed of epochs on features that were kept, as earlier versions logged it: it is no speed of images."""
-    head_epochs = config.get("head_epochs") or 0
-    mixed = any(config.get(key) for key in ("mixup_alpha", "cutmix_alpha", "progressive_from"))
-    kept = config.get("finetune") == "head" and config.get("feature_views") and not mixed
-
-    if not head_epochs and not kept:
+    last = epochs_on_features(config)
+    if not last:
         return rows
 
-    def of_features(row: dict[str, Any]) -> bool:
-        return bool(kept) or (_finite(head_epochs) and _finite(row.get("epoch")) and row["epoch"] <= head_epochs)
-
-    return [{key: value for key, value in row.items() if key != SPEED} if of_features(row) else row for row in rows]
+    return [
+        {key: value for key, value in row.items() if key != SPEED} if row.get("epoch", inf) <= last else row
+        for row in rows
+    ]
 
 
 def rounded(value: Any, origin: float = 0.0, unit: float = 1.0) -> float | None:
@@ -454,6 +449,11 @@ def differing_keys(runs: list[dict[str, Any]]) -> list[str]:
     keys = {key for config in configs for key in config} & SETS_APART
     distinct = {key: len({repr(config.get(key)) for config in configs}) for key in keys}
     return sorted((key for key in keys if distinct[key] > 1), key=lambda key: (distinct[key], key))
+
+
+def shares_of(runs: list[dict[str, Any]]) -> list[str]:
+    """The results that are shown in percent."""
+    return sorted({key for run in runs if run["report"] for key in run["report"].metrics if is_share(key)})
 
 
 def read_sweeps(runs_dir: Path) -> list[dict[str, Any]]:

@@ -1,34 +1,39 @@
 """What a run was warned of and has not been mended, each with the flag or the file that mends it."""
 
-import re
+from typing import Any
 
 from common.analysis.analyse import LONGEST_LIST
 from common.analysis.report import Report
 from common.base.text import counted, percent
-from common.runs.records import Split
+from common.runs.records import Split, Summary
+from common.runs.rules import unequal_classes
 
 SMALL_ECE, LARGE_ECE = 0.02, 0.05  # below: stated confidence can be taken at its word; above: it cannot
 FEW = 100  # images: of fewer, calibration errors such as these are chance
 TOLD = 2  # sentences; more are not read
 
 
-def remedies(report: Report | None, split: Split | None, console: str, issues: str) -> list[str]:
-    """Sentences for the end of what next, the gravest first; flags stand in backticks. console: what the training printed; issues: the
-    file of labels in doubt."""
-    told = [*of_unequal_classes(console), *of_no_validation(split), *of_labels(report, issues), *of_confidence(report)]
+def remedies(
+    report: Report | None, summary: Summary, split: Split | None, config: dict[str, Any], issues: str
+) -> list[str]:
+    """Sentences for the end of what next, the gravest first; flags stand in backticks. issues: the file of labels in doubt."""
+    told = [
+        *of_unequal_classes(summary, split, config),
+        *of_no_validation(split),
+        *of_labels(report, issues),
+        *of_confidence(report),
+    ]
     return told[:TOLD]
 
 
-def of_unequal_classes(console: str) -> list[str]:
-    """Training's own warning, by its rule; it names those remedies alone that were not taken."""
-    warned = re.findall(
-        r"^warning  the (classes are unequal: .+?), and the accuracy flatters; look at [^;]+; (.+)$", console, re.M
-    )
-    if not warned:
+def of_unequal_classes(summary: Summary, split: Split | None, config: dict[str, Any]) -> list[str]:
+    """Training's own warning; none of a run that did not keep its counts, as earlier versions did not."""
+    counts, classes = summary.class_counts or [], split.classes if split else ()
+    if not any(counts) or len(counts) != len(classes):
         return []
-    what, advice = warned[-1]  # of a run that went on, what it was told last
-    flags = re.sub(r"--\w+ \w+", r"`\g<0>`", advice)
-    return [f"The {what}; {flags}."]
+    best_by = config.get("best_by") if summary.validation_size else None
+    found = unequal_classes(classes, counts, config.get("balance"), best_by)
+    return [f"The {'; '.join(found)}."] if found else []
 
 
 def of_no_validation(split: Split | None) -> list[str]:

@@ -12,7 +12,7 @@ from common.analysis.report import Answers, Bin, Comparison, ConfusedPair, Dupli
 from common.base.text import counted, listed, percent
 from common.dashboard.reading import differing_keys
 from common.dashboard.remedies import FEW, LARGE_ECE, SMALL_ECE
-from common.export.card import is_of_head_alone
+from common.runs.rules import OF_HEAD, is_of_head_alone
 
 Run = dict[str, Any]  # its "report" is a `Report` or None
 DIFFERENCES_TOLD = 6
@@ -93,10 +93,10 @@ def head_alone(runs: Sequence[Run]) -> str:
     if not alone:
         return ""
     if len(runs) == 1:
-        return " Its best epoch is the head's: nothing else had been fine-tuned then."
+        return f" Its best epoch is {OF_HEAD}"
     names = listed([run["id"] for run in alone])
     what = f"The best epoch of {names} is" if len(alone) == 1 else f"The best epochs of {names} are"
-    return f" {what} the head's: nothing else had been fine-tuned then."
+    return f" {what} {OF_HEAD}"
 
 
 def is_best_of_head_alone(run: Run) -> bool:

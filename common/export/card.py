@@ -18,6 +18,7 @@ from common.config import SETS_APART, TrainConfig, as_dict
 from common.data.pixels import MEAN, PAD_COLOUR, STD
 from common.runs.folder import RunFolder, load_config
 from common.runs.records import Metadata
+from common.runs.rules import OF_HEAD, is_of_head_alone
 
 CLASSES_SHOWN = 30  # more are folded away
 FEW_IMAGES = 20  # of a class: its recall is known to a fifth at best
@@ -176,19 +177,13 @@ def _classes(classes: Sequence[str]) -> list[str]:
     return ["## Classes", "", summary, "", names, "", "</details>"]
 
 
-def is_of_head_alone(epoch: float | None, head_epochs: object) -> bool:
-    """Whether weights of this epoch are of those in which the head alone was trained, before the rest."""
-    return epoch is not None and isinstance(head_epochs, int) and epoch <= head_epochs
-
-
 def _recipe(config: TrainConfig | None, epoch: float | None) -> list[str]:
     lines = ["## Recipe", ""]
     if config is None:
         return [*lines, "Not known: the run's settings did not come with the weights."]
     usual, own = as_dict(TrainConfig()), as_dict(config)
     apart = [name for name in own if name in SETS_APART and own[name] != usual[name]]
-    head = " The best epoch is the head's: nothing else had been fine-tuned then."
-    head *= is_of_head_alone(epoch, config.model.head_epochs)
+    head = f" The best epoch is {OF_HEAD}" * is_of_head_alone(epoch, config.model.head_epochs)
     if not apart:
         return [*lines, f"The defaults of train.py.{head}"]
     shown = {name: _without_folders(own[name]) for name in apart}

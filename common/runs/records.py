@@ -154,6 +154,8 @@ class Summary:
     validation_size: int | None = None
     classes: int | None = None
     """how many"""
+    class_counts: list[Annotated[int, Ge(0)]] | None = None
+    """training images of each class, in the order of split.json's"""
     unused: dict[str, int] | None = None
     """why → how many files beside one's own photos are not taken for photos"""
     skipped: list[str] | None = None

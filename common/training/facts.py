@@ -21,11 +21,11 @@ from common.data.photos import Photos
 from common.model.build import describe
 from common.runs.folder import RunFolder
 from common.runs.records import Split
+from common.runs.rules import unequal_classes
 from common.training.run import Run
 from common.training.state import TrainState
 
 COUNTS_LISTED = 10  # classes whose images are told one by one
-UNEQUAL = 3  # times: "mild" in Google's crash course on imbalanced data, a quarter of the images in the smaller of two classes
 BEST_BY_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -163,19 +163,13 @@ def of_validation(classes: Sequence[str], trained: Sequence[int], validated: Seq
 
 
 def unequal(classes: Sequence[str], counts: Sequence[int], balance: str, best_by: str | None) -> list[str]:
-    """A warning where the largest class has `UNEQUAL` times the images of the smallest that has any, or more: from there on the accuracy
-    says more about the large classes than about the network. It names those remedies that are not taken. best_by: None without a validation."""
-    present = [(count, name) for count, name in zip(counts, map(printable, classes), strict=True) if count]
-    (most, largest), (least, smallest) = (choose(present, key=lambda pair: pair[0]) for choose in (max, min))
-    advice = [] if balance != "none" else ["train with --balance loss or --balance sampling"]
-    advice += ["keep the best epoch with --best_by macro_f1"] if best_by in ("accuracy", "loss") else []
-    if most < UNEQUAL * least or not advice:
+    """A warning, as `unequal_classes` has it."""
+    found = unequal_classes(classes, counts, balance, best_by)
+    if found is None:
         return []
-    return [
-        f"warning  the classes are unequal: {largest!r} has {most / least:.3g} times the images of {smallest!r}, and the accuracy flatters; "
-        f"look at {'validation/macro_f1 and validation/balanced_accuracy' if best_by else 'the macro F1 of an evaluation'}; "
-        f"{'; '.join(advice)}"
-    ]
+    what, advice = found
+    look = "validation/macro_f1 and validation/balanced_accuracy" if best_by else "the macro F1 of an evaluation"
+    return [f"warning  the {what}, and the accuracy flatters; look at {look}; {advice.replace('`', '')}"]
 
 
 def early(state: TrainState) -> str:

@@ -34,6 +34,7 @@ from common.model.weights import load_weights, read_metadata
 from common.runs.find import find_run
 from common.runs.folder import RunFolder, create_run, mark_running, plan_run, require_free, save_config
 from common.runs.records import Metadata, Split
+from common.runs.rules import epochs_on_features
 from common.tracking.run import start
 from common.training.facts import (
     description,
@@ -111,7 +112,7 @@ def prepare(config: TrainConfig, processes: Processes, device: torch.device, int
         amp=amp,
         batches=batches,
         validation=validation_batches(config, data, validation_part, processes, device),
-        state=first_state(config, model, batches, amp, device),
+        state=first_state(config, model, amp, device),
         log=Log(folder, processes),
         facts=run_facts(config, data, split, model, amp, device, processes)
         | {"train_size": len(train_part), "validation_size": len(validation_part)},
@@ -221,20 +222,10 @@ def validation_batches(
     return Batches(data.images, data.labels, indices, batch_size, size, device, rank=rank, world=world)
 
 
-def first_state(
-    config: TrainConfig, model: ResNet, batches: Batches, amp: torch.dtype | None, device: torch.device
-) -> TrainState:
+def first_state(config: TrainConfig, model: ResNet, amp: torch.dtype | None, device: torch.device) -> TrainState:
     """Before the first step."""
-    # Features of images that are mixed or grow change with the epoch, and are not kept.
-    kept = config.model.feature_views > 0 and batches.mix is None and batches.progressive_from is None
-    head_only = config.model.finetune == "head" and kept
-    return TrainState(
-        model,
-        config.recipe,
-        math.inf if head_only else config.model.head_epochs,
-        amp,
-        sums=torch.zeros(3, device=device),
-    )
+    on_features = epochs_on_features(as_dict(config))
+    return TrainState(model, config.recipe, on_features, amp, sums=torch.zeros(3, device=device))
 
 
 # --- its beginning and its end ----------------------------------------------------------------------------------------
@@ -355,7 +346,7 @@ def recorded(run: Run, console: Console) -> Iterator[None]:
         else:
             save_config(folder, config)
             mark_running(folder)
-        folder.update_summary(**run.facts)
+        folder.update_summary(**run.facts, class_counts=run.class_counts.tolist())
     console.write_to(folder.console)
     tracked = start(
         folder,

@@ -11,6 +11,7 @@ from torch import nn
 import evaluate
 import train
 from common.config import PRESETS, EvaluateConfig
+from common.dashboard.reading import read_run
 from common.data.batches import normalize, resized
 from common.data.load import load_dataset
 from common.data.split import split_indices
@@ -53,13 +54,15 @@ def run(photos, tmp_path, monkeypatch):
 
 
 def test_the_start_says_the_counts_what_guessing_gives_and_what_to_do(run, capsys):
-    run()
+    folder = run()
     said = capsys.readouterr().out
     assert "classes  cat: 55, dog: 11, owl: 5; always 'cat' would be right on 77.5%" in said
     (warning,) = [line for line in said.splitlines() if line.startswith("warning")]
     assert "'cat' has 11 times the images of 'owl'" in warning
     for word in ("--balance loss", "--balance sampling", "--best_by macro_f1", "validation/balanced_accuracy"):
         assert word in warning
+    (told, *_) = read_run(folder.path)["remedies"]
+    assert folder.read_summary().class_counts == [55, 11, 5] and "'cat' has 11 times the images of 'owl'" in told
 
 
 @pytest.mark.parametrize("balance", ["none", "loss", "sampling"])

@@ -11,11 +11,21 @@ from sklearn import metrics as sk
 from common.analysis import analyse as numbers
 from common.analysis import figures
 from common.analysis.analyse import analyse, calibrate, compare
+from common.analysis.classes import failing_lines
 from common.analysis.metrics import softmax
 from common.analysis.predictions import Predictions, comparable, saved_predictions
-from common.analysis.report import Checkpoint, DuplicatePair, Duplicates, Errors, Evaluated, Report, Thumbnails
+from common.analysis.report import (
+    Checkpoint,
+    DuplicatePair,
+    Duplicates,
+    Errors,
+    Evaluated,
+    Report,
+    Thumbnails,
+    is_share,
+)
 from common.analysis.tables import tables
-from common.analysis.text import as_text, classification_report, failing, headline, most_confused
+from common.analysis.text import as_text, classification_report, headline, most_confused
 from common.base.errors import UserError
 from common.runs.folder import EvaluationFolder
 
@@ -83,6 +93,14 @@ def test_the_metrics_equal_scikit_learn(predictions, full):
     np.testing.assert_array_equal(full.superclass_confusion, sk.confusion_matrix(groups[labels], groups[answers]))
     low, high = full.accuracy_interval
     assert low < full.metrics["test/accuracy"] < high
+
+
+def test_shares_are_read_in_percent_and_no_other_metric(full):
+    assert [name for name in full.metrics if not is_share(name)] == ["test/ece"]
+    assert all(
+        map(is_share, ("test/honest_accuracy", "test/unlike", "validation/coverage_at_95", "test/accuracy_at_99.5"))
+    )
+    assert not any(map(is_share, ("test/aurc", "test/excess_aurc", "test/exact_duplicates", "test/near_duplicates")))
 
 
 def test_every_class_has_its_row_even_one_without_images(full):
@@ -335,7 +353,7 @@ def test_every_class_that_fails_is_named_and_no_other(classes):
     made = unequal(classes, 50, found=1)
     report = report_of(made, classes=names)
     assert [row.name for row in report.failing] == names[2:]
-    text = failing(report)
+    text = failing_lines(report)
     assert f"classes that fail: {classes - 2} of {classes}" in text
     for name in names[2:]:
         assert f"  {name}: none of 2 images found, never predicted" in text
@@ -343,12 +361,13 @@ def test_every_class_that_fails_is_named_and_no_other(classes):
 
 
 def test_a_class_that_is_named_for_others_alone_fails_too(predictions, full):
-    assert failing(full) == ""  # a class without images is no failure
+    assert failing_lines(full) == ""  # a class without images is no failure
     logits = predictions.logits.copy()
     logits[:, 2] = np.where(predictions.labels == 2, -99, 99)
     report = report_of(replace(predictions, logits=logits), classes=CLASSES)
-    count = int((predictions.labels == 2).sum())
-    assert f"  cat: none of {count} images found, and {400 - count} of other classes taken for it" in failing(report)
+    count, text = int((predictions.labels == 2).sum()), failing_lines(report)
+    assert text.startswith("classes that fail: 6 of 6, "), "a class without images can't fail"
+    assert f"  cat: none of {count} images found, and {400 - count} of other classes taken for it" in text
     assert {row.name for row in report.failing} >= {"cat"}
 
 
@@ -390,7 +409,7 @@ def test_one_image_is_no_images(full):
     labels = np.array([0, 0, 1])
     made = Predictions(np.eye(2, dtype=np.float32)[[0, 0, 0]] * 9, labels, np.arange(3))
     report = report_of(made, classes=["cat", "dog"])
-    assert "  dog: none of 1 image found, never predicted" in failing(report)
+    assert "  dog: none of 1 image found, never predicted" in failing_lines(report)
     text = headline(replace(full, duplicates=Duplicates("", 1, 0, 1, 0.5, 0.4, 0.6, 1.0)))
     assert "without 1 image that is in train or validation as well" in text and "on that it is 1.0000" in text
     assert "1 of them has another label there" in text

@@ -113,6 +113,7 @@ def test_no_runs_and_one_run(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "only")
     data = page.collect(tmp_path / "runs")
     assert data["best"][0]["run"] == "only" and data["differing"] == []
+    assert "test/balanced_accuracy" in data["shares"] and "test/ece" not in data["shares"]
     assert page.collect(tmp_path / "runs" / "only")["runs"][0]["id"] == "only"
 
 

@@ -9,15 +9,15 @@ import pytest
 from dashboard_runs import make_run
 
 from common.analysis.analyse import analyse
-from common.analysis.classes import failing_classes
+from common.analysis.classes import failing_classes, failing_lines
 from common.analysis.predictions import Predictions
 from common.analysis.report import Answers, LabelIssue, Point, Report
 from common.analysis.tables import issues_csv
-from common.analysis.text import failing
 from common.dashboard import page, reading, summary
 from common.dashboard.remedies import remedies
 from common.export.card import card_of_run, escaped
 from common.runs.folder import RunFolder
+from common.runs.records import Summary
 from common.training.facts import unequal
 
 HEAD = "is the head's: nothing else had been fine-tuned then."
@@ -102,9 +102,9 @@ def test_summary_card_and_report_name_the_same_failing_classes_by_one_threshold(
     )
     count = f"{len(fails) or 'none'} of 3 {'does' if len(fails) == 1 else 'do'}"
     assert f"A class fails below 50 %: {count}." in text
-    assert all(name in text for name in fails) and (f"classes that fail: {len(fails)} of 3" in failing(report)) == bool(
-        fails
-    )
+    assert all(name in text for name in fails) and (
+        f"classes that fail: {len(fails)} of 3" in failing_lines(report)
+    ) == bool(fails)
 
 
 def test_the_classes_found_least_often_are_in_what_they_are_taken_for(base) -> None:
@@ -131,28 +131,44 @@ def test_the_classes_found_least_often_are_in_what_they_are_taken_for(base) -> N
 def test_unequal_classes_that_the_training_warned_of_are_told_with_the_flags_not_taken(
     tmp_path, balance, best_by, flags
 ) -> None:
-    folder = make_run(tmp_path, "run", tested=False)
-    warned = unequal(["cat; dog", "elk"], [90, 10], balance, best_by)
-    (folder / "console.log").write_text("\n".join(["--- 2026 ---", "device   cpu", *warned, "epoch 1/5"]))
+    classes = ("cat", "none", "elk")
+    settings = {"classes": classes, "superclasses": None, "superclass_of": None, "balance": balance, "best_by": best_by}
+    folder = make_run(tmp_path, "run", tested=False, **settings)
+    assert reading.read_run(folder)["remedies"] == [], "a run of an earlier version, which did not keep its counts"
+    RunFolder(folder).update_summary(class_counts=[90, 0, 10])
     told = reading.read_run(folder)["remedies"]
     assert [flag for text in told for flag in text.split("`")[1::2]] == flags
-    assert all("'cat; dog' has 9 times the images of 'elk'" in text for text in told)
+    assert all("'cat' has 9 times the images of 'elk'" in text for text in told)
+    (warned,) = unequal(classes, [90, 0, 10], balance, best_by) or [None]
+    assert bool(warned) == bool(flags) and all(flag in warned for flag in flags)
+
+
+@pytest.mark.parametrize("counts", [[], [0, 0], [90, 10, 1], [-1, 5], "ab"])
+def test_counts_that_no_run_would_keep_cost_the_page_nothing_else(tmp_path, counts) -> None:
+    folder = make_run(tmp_path, "run", tested=False, classes=("cat", "elk"), superclasses=None, superclass_of=None)
+    RunFolder(folder).update_summary(class_counts=counts)
+    run = reading.read_run(folder)
+    assert run["remedies"] == [] and run["config"] and run["curves"]
 
 
 def test_of_what_can_be_mended_two_sentences_are_told_each_with_its_flag_or_file(base, tmp_path) -> None:
     doubted = replace(base, label_issues=[LabelIssue(1, 1, 0, 0.1, 0.9)] * 3)
     (text,) = remedies(
-        replace(doubted, calibration=replace(base.calibration, ece=0.01)), None, "", "evaluation/label_issues.csv"
+        replace(doubted, calibration=replace(base.calibration, ece=0.01)),
+        Summary(),
+        None,
+        {},
+        "evaluation/label_issues.csv",
     )
     assert text.startswith("The labels of 3 test images are in doubt") and "`evaluation/label_issues.csv`" in text
-    (text, *_) = remedies(replace(doubted, split="validation"), None, "", "v/label_issues.csv")
+    (text, *_) = remedies(replace(doubted, split="validation"), Summary(), None, {}, "v/label_issues.csv")
     assert "`v/label_issues.csv`" in text and "`--label_fixes`" in text
     mended = replace(
         base,
         label_issues=[],
         calibration=replace(base.calibration, ece=0.2, ece_after=0.01, nll=2.0, nll_after=1.0, temperature=2.0),
     )
-    assert remedies(mended, None, "", "")[0].startswith(
+    assert remedies(mended, Summary(), None, {}, "")[0].startswith(
         "Its confidence is off by 20.0 %; with its temperature by 1.0 %"
     )
     folder = make_run(tmp_path, "run")
@@ -160,10 +176,9 @@ def test_of_what_can_be_mended_two_sentences_are_told_each_with_its_flag_or_file
     (folder / "split.json").write_text(json.dumps({**split, "validation": []}))
     told = reading.read_run(folder)["remedies"]
     assert "`--validation_fraction 0.1`" in told[0] and len(told) <= 2
-    assert (
-        len(remedies(replace(mended, label_issues=doubted.label_issues), RunFolder(folder).read_split(), "", "x")) == 2
-    )
-    assert remedies(None, None, "", "") == []
+    split = RunFolder(folder).read_split()
+    assert len(remedies(replace(mended, label_issues=doubted.label_issues), Summary(), split, {}, "x")) == 2
+    assert remedies(None, Summary(), None, {}, "") == []
 
 
 # --- numbers that agree -----------------------------------------------------------------------------------------------
