@@ -119,6 +119,7 @@ function alone_right(one, other) {
   const opened = !pictured.length, counted = n => `${n} image${n === 1 ? "" : "s"}`;
   return el("div", {},
     el("h3", {}, `Only ${one} gets right${runs_of(one).length + wrong.length > 2 ? ", with every seed" : ""}: ${counted(places.length)}`),
+    pictured.length ? el("p", {class: "note"}, `Each with its class, and what ${other} says.`) : null,
     pictured.length ? strip(pictured.map(at => ({...said.get(at)[0], text: mistakes(other, said.get(at))})), groups.has(other)) : null,
     pictured.some(at => said.get(at).length < wrong.length) ? el("p", {class: "note"}, "A seed that a caption does not name is wrong there too: what it says instead is not in the page.") : null,
     ...rest.length ? [
@@ -129,12 +130,12 @@ function alone_right(one, other) {
     ] : []);
 }
 
-// "glass; partial-seed0 says metal, 83.0 % sure", of a group "glass; partial says metal (seed 0 83.0 %, seed 2 61.5 % sure)".
+// "glass; says metal, 83.0 % sure", of a group "glass; says metal (seed 0 83.0 %, seed 2 61.5 % sure)".
 function mistakes(name, said) {
   const {classes} = said[0].run.report, by_class = new Map(said.map(({tile}) => [tile[1], []]));
   said.forEach(({run, tile}) => by_class.get(tile[1]).push(`${seed_name(run)} ${percent(tile[2])}`));
   const told = groups.has(name) ? runs => ` (${runs.join(", ")} sure)` : () => `, ${percent(said[0].tile[2])} sure`;
-  return `${classes[said[0].tile[0]]}; ${name} says ${[...by_class].map(([label, runs]) => classes[label] + told(runs)).join(", ")}`;
+  return `${classes[said[0].tile[0]]}; says ${[...by_class].map(([label, runs]) => classes[label] + told(runs)).join(", ")}`;
 }
 
 const seed_name = run => known(run.config.seed) ? `seed ${run.config.seed}` : run.id;

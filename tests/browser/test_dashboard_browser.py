@@ -327,9 +327,10 @@ def test_an_image_that_a_recipe_gets_wrong_says_what_each_seed_says_and_why_it_h
         part = page.locator("#two .columns > div", has=page.get_by_role("heading", name=f"Only {one} gets right, with every seed: {len(alone)} image"))  # fmt: skip
         texts = part.locator(".tile").evaluate_all("tiles => tiles.map(tile => tile.getAttribute('aria-label'))")
         assert len(texts) == min(24, len(shown)) > 0
+        assert part.get_by_text(f"Each with its class, and what {other} says.").count() == 1
         for text in texts:
             image, _, caption = text.removeprefix("Image ").partition(": ")
-            assert caption.startswith(f"{CLASSES[said[one][0].labels[int(image)]]}; {other} says ")
+            assert caption.startswith(f"{CLASSES[said[one][0].labels[int(image)]]}; says ")
             for seed, answers in enumerate(said[other]):
                 quoted = f"seed {seed} {100 * round(float(answers.confidences[int(image)]), 3):.1f} %"
                 is_kept = int(image) in pictured[f"{other}-seed{seed}"]
