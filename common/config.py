@@ -339,6 +339,13 @@ SETS_APART = frozenset(name for name, group in GROUP_OF.items() if GROUPS[group]
 IN_SWEEPS = frozenset(name for name, group in GROUP_OF.items() if GROUPS[group].in_sweeps)
 
 
+# What the presets share that fine-tune: docs/performance.md says what each part is worth.
+FINE_TUNING: dict[str, Any] = {
+    "layer_decay": 0.7,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+}
 PRESETS: dict[str, TrainConfig] = {
     "lab": TrainConfig(),
     "best": TrainConfig.of(
@@ -346,10 +353,7 @@ PRESETS: dict[str, TrainConfig] = {
         epochs=3,
         batch_size=64,
         lr=0.2,
-        layer_decay=0.7,
-        nesterov=True,
-        weight_decay=5e-4,
-        schedule="cosine",
+        **FINE_TUNING,
     ),
     "laptop": TrainConfig.of(
         preset="laptop",
@@ -358,20 +362,14 @@ PRESETS: dict[str, TrainConfig] = {
         epochs=2,
         batch_size=64,
         lr=0.2,
-        layer_decay=0.7,
-        nesterov=True,
-        weight_decay=5e-4,
-        schedule="cosine",
+        **FINE_TUNING,
     ),
     "photos": TrainConfig.of(
         preset="photos",
         dataset="folder",
         data_dir="photos",
         lr=0.05,
-        layer_decay=0.7,
-        nesterov=True,
-        weight_decay=5e-4,
-        schedule="cosine",
+        **FINE_TUNING,
     ),
     "digits": TrainConfig.of(
         preset="digits",
