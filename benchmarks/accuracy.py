@@ -72,12 +72,21 @@ def measure(flags: Sequence[str], folder: RunFolder) -> dict[str, Any]:
             (row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row), default=None
         ),
         **{name: report.metrics[f"test/{name}"] for name in ("accuracy", "macro_f1", "balanced_accuracy")},
+        "unseen": unseen_accuracy(report),
         "interval": report.accuracy_interval,
         "train_seconds": earlier + trained - start,
         "evaluate_seconds": tested - trained,
         "steps": summary.step,
         "version": summary.version,
     }
+
+
+def unseen_accuracy(report: Report) -> float | None:
+    """Of the test images that the training had not seen, exactly or nearly; None where that is not known or there are none."""
+    found = report.duplicates
+    if found is None or found.note:
+        return None
+    return found.accuracy_without if found.count else report.metrics["test/accuracy"]
 
 
 def main(config: AccuracyConfig) -> None:
@@ -114,13 +123,14 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
         if not same:
             continue
         low, high = same[0]["interval"]
-        validated = [row["validation"] for row in same if row["validation"] is not None]
+        validated, unseen = ([row[name] for row in same if row[name] is not None] for name in ("validation", "unseen"))
         lines.append(
             [
                 f"`{recipe}`",
                 mean_and_deviation(validated) if validated else "",
                 mean_and_deviation([row["accuracy"] for row in same]),
                 f"{100 * low:.1f}–{100 * high:.1f}",
+                mean_and_deviation(unseen) if unseen else "",
                 *(mean_and_deviation([row[name] for row in same]) for name in ("macro_f1", "balanced_accuracy")),
                 len(same),
                 *(f"{fmean(row[part] for row in same) / 60:.1f}" for part in ("train_seconds", "evaluate_seconds")),
@@ -131,6 +141,7 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
         "validation, %",
         "test, %",
         "95 % of seed 0",
+        "of images unlike any in train, %",
         "macro F1, %",
         "balanced accuracy, %",
         "seeds",

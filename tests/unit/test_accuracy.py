@@ -2,15 +2,24 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import accuracy
 from benchmarks.accuracy import AccuracyConfig, group_of, main, summary_table
+from common.analysis.report import Duplicates
 from common.base.errors import UserError
 
 RESULT = {
-    **{"validation": 0.5, "accuracy": 0.4, "interval": (0.37, 0.43), "macro_f1": 0.3, "balanced_accuracy": 0.35},
+    **{
+        "validation": 0.5,
+        "accuracy": 0.4,
+        "unseen": 0.38,
+        "interval": (0.37, 0.43),
+        "macro_f1": 0.3,
+        "balanced_accuracy": 0.35,
+    },
     **{"train_seconds": 90.0, "evaluate_seconds": 30.0},
 }
 
@@ -23,11 +32,37 @@ def test_a_row_has_the_mean_over_seeds_and_the_interval_of_the_first():
     rows = [
         {**RESULT, "recipe": "--lr 1", "accuracy": 0.4 + 0.1 * seed, "train_seconds": 60 * seed} for seed in range(3)
     ]
-    rows.append({**RESULT, "recipe": "--lr 2", "validation": None})
+    rows.append({**RESULT, "recipe": "--lr 2", "validation": None, "unseen": None})
     assert cells(summary_table(rows, ["--lr 2", "--lr 1", "--lr 3"])) == [
-        ["`--lr 2`", "", "40.0", "37.0–43.0", "30.0", "35.0", "1", "1.5", "0.5"],
-        ["`--lr 1`", "50.0 ± 0.0", "50.0 ± 10.0", "37.0–43.0", "30.0 ± 0.0", "35.0 ± 0.0", "3", "1.0", "0.5"],
+        ["`--lr 2`", "", "40.0", "37.0–43.0", "", "30.0", "35.0", "1", "1.5", "0.5"],
+        [
+            "`--lr 1`",
+            "50.0 ± 0.0",
+            "50.0 ± 10.0",
+            "37.0–43.0",
+            "38.0 ± 0.0",
+            "30.0 ± 0.0",
+            "35.0 ± 0.0",
+            "3",
+            "1.0",
+            "0.5",
+        ],
     ]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, None),
+        (Duplicates(note="no digests"), None),
+        (Duplicates(near=0), 0.4),
+        (Duplicates(exact=1, near=2, accuracy_without=0.3), 0.3),
+        (Duplicates(exact=3, near=0, accuracy_without=None), None),
+    ],
+)
+def test_the_accuracy_of_images_that_training_had_not_seen_is_known_only_where_they_were_looked_for(found, expected):
+    report = SimpleNamespace(duplicates=found, metrics={"test/accuracy": 0.4})
+    assert accuracy.unseen_accuracy(report) == expected
 
 
 def test_all_recipes_have_a_seed_before_one_has_the_next_and_the_command_goes_on(tmp_path, monkeypatch, capsys):
@@ -53,7 +88,7 @@ def test_all_recipes_have_a_seed_before_one_has_the_next_and_the_command_goes_on
     measured.clear()
     main(config)
     assert [run_id for run_id, _ in measured] == ["lr-2-seed1"]
-    assert [row[6] for row in cells(capsys.readouterr().out.partition("\n\n")[2])] == ["2", "2"]
+    assert [row[7] for row in cells(capsys.readouterr().out.partition("\n\n")[2])] == ["2", "2"]
     assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])["recipe"] == "--lr 2"
 
 
