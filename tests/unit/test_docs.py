@@ -247,3 +247,17 @@ def test_no_number_is_left_to_be_measured(page):
     # A marker stands where a number belongs: run the command beside it and write what it printed.
     left = [line.strip() for line in page.read_text(encoding="utf-8").splitlines() if "TODO-MEASURE" in line]
     assert not left, f"{len(left)} numbers to measure in {name_of(page)}:\n" + "\n".join(left)
+
+
+def test_the_pages_say_the_presets_own_numbers():
+    rows = re.findall(r"^\| `(\w+)`[^|]*(\|.+)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    told = [(name, text) for name, text in rows if name in PRESETS]
+    assert [name for name, _ in told] == list(PRESETS)
+    numbers = [(name, *found) for name, text in told for found in re.findall(r"(\d+) (epochs|px)", text)]
+    assert len(numbers) >= len(PRESETS)
+    for name, number, what in numbers:
+        preset = PRESETS[name]
+        assert int(number) == (preset.recipe.epochs if what == "epochs" else preset.images.image_size), name
+    lr = PRESETS["digits"].recipe.lr
+    assert f"`--preset digits` uses {lr}." in LAB.read_text(encoding="utf-8")
+    assert f"`--preset digits` он равен {lr}." in LAB_RU.read_text(encoding="utf-8")
