@@ -257,7 +257,7 @@ def test_the_pages_say_the_presets_own_numbers():
     assert len(numbers) >= len(PRESETS)
     for name, number, what in numbers:
         preset = PRESETS[name]
-        assert int(number) == (preset.recipe.epochs if what == "epochs" else preset.images.image_size), name
+        assert int(number) == (preset.duration.epochs if what == "epochs" else preset.images.image_size), name
     lr = PRESETS["digits"].recipe.lr
     assert f"`--preset digits` uses {lr}." in LAB.read_text(encoding="utf-8")
     assert f"`--preset digits` он равен {lr}." in LAB_RU.read_text(encoding="utf-8")
