@@ -249,8 +249,30 @@ function lineage_tab(run) {
   ];
 }
 
-// The card is Markdown, shown as it is written: as text, so that nothing in it can be markup.
 function card_tab(run) {
   if (!run.card) return [el("p", {}, "No model card: this run's config.yaml or split.json is missing or damaged.")];
-  return [el("p", {class: "note"}, "What is known of this run's weights, as it goes with them to W&B and into an export."), el("pre", {class: "card"}, run.card)];
+  return [el("p", {class: "note"}, "What is known of this run's weights, as it goes with them to W&B and into an export."), el("div", {class: "card"}, markdown(run.card))];
 }
+
+// Markdown as card.py writes it: headings, lists, a block of code, a paragraph to unfold, paragraphs, with an empty line between them.
+function markdown(text) {
+  const elements = [];
+  let unfolded = null;
+  for (const block of text.trim().split(/\n\n+/)) {
+    const lines = block.split("\n"), [, level, title] = block.match(/^(#+) (.*)$/s) ?? [], [, summary] = block.match(/^<details><summary>(.*)<\/summary>$/) ?? [];
+    if (block === "</details>") { unfolded = null; continue; }
+    const element = title ? el(`h${level.length + 2}`, {}, in_line(title))
+      : summary ? el("details", {}, el("summary", {}, summary))
+      : block.startsWith("```") ? el("pre", {}, lines.slice(1, -1).join("\n"))
+      : block.startsWith("- ") ? el("ul", {}, lines.map(line => el("li", {}, in_line(line.slice(2)))))
+      : el("p", {}, in_line(block));
+    if (unfolded) unfolded.append(element); else elements.push(element);
+    if (summary) unfolded = element;
+  }
+  return elements;
+}
+
+const ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">"};
+const IN_LINE = /(`+)(?!`) ?(.+?) ?(?<!`)\1(?!`)|\*\*(.+?)\*\*|\\([!-/:-@[-`{-~])|&(?:amp|lt|gt);|[^`*\\&]+|./gs;
+const in_line = text => [...text.matchAll(IN_LINE)].map(([all, , code, strong, escaped]) =>
+  code ? el("code", {}, code) : strong ? el("strong", {}, strong) : escaped ?? ENTITIES[all] ?? all);

@@ -15,6 +15,7 @@ from dashboard_runs import STARTED, make_run, make_sweep
 from PIL import Image
 
 from common.dashboard.page import POLICY, collect, write_page
+from common.export.card import code, escaped
 
 pytest.importorskip("playwright", reason="pip install -r requirements-dev.txt")
 from axe_playwright_python.sync_playwright import Axe
@@ -810,3 +811,48 @@ def test_without_decompression_a_sentence_stands_for_the_charts_and_the_rest_wor
     expect(page.get_by_role("region", name="Trials of sweep digits-1")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not Axe().run(page).response["violations"]
+
+
+# --- the model card ---------------------------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    *(
+        "<script>alert(1)</script>",
+        "a & b &amp; c",
+        "**x** and `y`",
+        "\\*z",
+        "[a](b)",
+        "# head",
+        "- list",
+        "1. one",
+        "__init__",
+    ),
+    *("``", "`x", "x`", "x ` `` y", "www.evil.org", "aquarium_fish", "кот 猫"),
+]
+
+
+def test_a_name_in_the_card_is_itself_whatever_it_looks_like(asked_page: Page) -> None:
+    shown = """texts => texts.map(text => {
+        const line = el("p", {}, in_line(text));
+        return [line.textContent, [...line.querySelectorAll("*")].map(node => node.tagName)];
+    })"""
+    assert asked_page.evaluate(shown, [escaped(name) for name in ODD_NAMES]) == [[name, []] for name in ODD_NAMES]
+    assert asked_page.evaluate(shown, [code(name) for name in ODD_NAMES]) == [[name, ["CODE"]] for name in ODD_NAMES]
+    assert asked_page.evaluate(shown, ["is **0.5** of *all*"]) == [["is 0.5 of *all*", ["STRONG"]]]
+
+
+def test_the_card_is_read_as_headings_lists_and_code(open_page, runs: dict) -> None:
+    blocks = runs["run-0"]["card"].strip().split("\n\n")
+    page = open_page("run=run-0&tab=card")
+    card = page.locator(".card")
+    assert card.locator("h3, h4").all_inner_texts() == [block.lstrip("# ") for block in blocks if block.startswith("#")]
+    points = [line for block in blocks for line in block.split("\n") if line.startswith("- ")]
+    assert card.locator("li").count() == len(points) > 5
+    [lines] = [block.split("\n")[1:-1] for block in blocks if block.startswith("```")]
+    assert card.locator("pre").inner_text() == "\n".join(lines) and lines[0].startswith("import ")
+    assert not Axe().run(page, context="#panel").response["violations"]
+    many = page.evaluate(
+        "text => markdown(text).map(node => node.outerHTML)",
+        "<details><summary>31 classes</summary>\n\na, b\n\n</details>\n\nend",
+    )
+    assert many == ["<details><summary>31 classes</summary><p>a, b</p></details>", "<p>end</p>"]
