@@ -1,7 +1,7 @@
 """What a run's JSON files hold, as types. What has a default may be missing, as in files of earlier versions."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,10 +86,10 @@ class Metadata:
     def of(cls, header: dict[str, Any], path: Path) -> "Metadata":
         """From what `load_weights` or `read_metadata` gave for `path`. Errors: `UserError` naming the file and the first field that is
         missing, or that no run would write."""
-        for name in ("model", "classes", "dataset", "image_size", "run_id"):
-            if name not in header:
-                raise UserError(f"{path} can't be used: its header lacks {name!r}")
-        known = {field.name: header[field.name] for field in fields(cls) if field.name in header}
+        for own in fields(cls):
+            if own.default is MISSING and own.name not in header:
+                raise UserError(f"{path} can't be used: its header lacks {own.name!r}")
+        known = {own.name: header[own.name] for own in fields(cls) if own.name in header}
         return parse_record(json.dumps(known).encode(), cls, path)
 
     @property

@@ -104,15 +104,10 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and BatchNorm statistics, warmed up: the decay is at most (1 + n) / (10 + n)
-    after n steps, as in TensorFlow's ExponentialMovingAverage, so that the random beginning is soon forgotten."""
-
-    return Average(model, decay)
-
-
 class Average(AveragedModel):
-    """torch's copies the number of updates to the device in every one of them, and that waits for a GPU: here it stays on the CPU."""
+    """An exponential moving average of weights and BatchNorm statistics, warmed up: the decay is at most (1 + n) / (10 + n) after n
+    steps, as in TensorFlow's ExponentialMovingAverage, so that the random beginning is soon forgotten. torch's own copies the number of
+    updates to the device in every one of them, and that waits for a GPU: here it stays on the CPU."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model, use_buffers=True)

@@ -19,7 +19,7 @@ from common.base.processes import Processes
 from common.config import Recipe
 from common.model.weights import FORMAT, as_os_error, load_into
 from common.runs.records import best_in_summary
-from common.training.optim import averaged, build_scaler, build_sgd, parameter_groups
+from common.training.optim import Average, build_scaler, build_sgd, parameter_groups
 
 # The plain numbers among a state's fields, as `last.pt` has them under "progress".
 PROGRESS = (
@@ -75,7 +75,7 @@ class TrainState:
         )
         self.optimizer = build_sgd(groups, recipe.lr, recipe.momentum, recipe.nesterov, device)
         self.scaler = build_scaler(self.optimizer, self.amp, device)
-        self.average = averaged(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        self.average = Average(self.network, recipe.ema_decay) if recipe.ema_decay else None
 
     @property
     def on_features(self) -> bool:

@@ -16,7 +16,7 @@ from common.data.batches import Batches
 from common.model.build import set_trainable
 from common.model.predict import predict
 from common.training.features import FeatureBatches
-from common.training.optim import averaged, build_loss, build_sgd, parameter_groups
+from common.training.optim import Average, build_loss, build_sgd, parameter_groups
 from common.training.step import train_step
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -142,7 +142,7 @@ def test_the_average_copies_nothing_between_devices():
     """On the meta device: a copy of a fake tensor, which an average begins with, is not safe to free."""
     with torch.device("meta"):
         model = tiny_architectures()["resnext50_32x4d"](num_classes=10)
-    average = averaged(model, 0.9)
+    average = Average(model, 0.9)
     with NoWaiting():
         for _ in range(2):
             average.update_parameters(model)

@@ -17,7 +17,7 @@ from common.data.decode import _as_tensor
 from common.model.build import set_trainable
 from common.model.predict import predict
 from common.training.features import FeatureBatches
-from common.training.optim import averaged, build_loss, build_scaler, build_sgd, parameter_groups
+from common.training.optim import Average, build_loss, build_scaler, build_sgd, parameter_groups
 from common.training.step import train_step
 
 CLASSES = 10
@@ -125,7 +125,7 @@ def test_no_step_waits_for_the_device(recipe, amp, device):
     model = tiny().to(device, memory_format=torch.channels_last).train()
     optimizer = build_sgd(parameter_groups(model, 0.01, 5e-4), 0.01, 0.9, True, torch.device(device))
     scaler = build_scaler(optimizer, amp, torch.device(device))
-    average, sums = averaged(model, 0.9), torch.zeros(3, device=device)
+    average, sums = Average(model, 0.9), torch.zeros(3, device=device)
     made = batches(device, training=True, flip=True, **RECIPES[recipe])
 
     def epoch(number: int) -> None:

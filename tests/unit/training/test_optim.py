@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from common.config import Recipe
 from common.model.build import set_trainable
 from common.training.optim import (
-    averaged,
+    Average,
     balanced_weights,
     build_loss,
     build_sgd,
@@ -191,7 +191,7 @@ def test_sgd_is_its_formula(nesterov):
 
 def test_the_average_is_a_warmed_up_exponential_one_of_weights_and_statistics():
     model, decay = tiny(), 0.3
-    average, expected = averaged(model, decay), None
+    average, expected = Average(model, decay), None
     random = torch.Generator().manual_seed(1)
     for n in range(6):
         for tensor in model.state_dict().values():
@@ -220,7 +220,7 @@ def test_every_step_of_a_run_moves_the_average():
 
 def test_a_head_alone_which_has_no_buffers_is_averaged_too():
     head = nn.Linear(3, 2)
-    average = averaged(head, 0.5)
+    average = Average(head, 0.5)
     for value in (1.0, 2.0, 4.0):
         nn.init.constant_(head.bias, value)
         average.update_parameters(head)
@@ -229,7 +229,7 @@ def test_a_head_alone_which_has_no_buffers_is_averaged_too():
 
 
 def test_the_averages_count_is_read_without_a_gpu_and_is_part_of_its_state():
-    average = averaged(tiny(), 0.9)
+    average = Average(tiny(), 0.9)
     assert average.n_averaged.device == CPU
     average.update_parameters(tiny())
     assert int(average.state_dict()["n_averaged"]) == 1
@@ -237,7 +237,7 @@ def test_the_averages_count_is_read_without_a_gpu_and_is_part_of_its_state():
 
 def test_the_averaged_networks_mode_is_its_own():
     model = tiny("head")
-    average = averaged(model, 0.9)
+    average = Average(model, 0.9)
     model.train()
     average.module.eval()
     assert model.training and model.fc.training and not average.module.fc.training

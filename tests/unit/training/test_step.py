@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.model.predict import predict
-from common.training.optim import averaged, build_loss, build_sgd, parameter_groups, set_lr
+from common.training.optim import Average, build_loss, build_sgd, parameter_groups, set_lr
 from common.training.step import scores, train_step
 
 CPU = torch.device("cpu")
@@ -193,7 +193,7 @@ def test_a_step_never_waits_for_the_device(soft, monkeypatch):
     images, labels = batch()
     labels = F.one_hot(labels, 10).float() if soft else labels
     training, sums = Training(), torch.zeros(3)
-    average = averaged(training.model, 0.9)
+    average = Average(training.model, 0.9)
     for method in ("cpu", "numpy", "tolist"):
 
         def refuse(*args, method=method):
