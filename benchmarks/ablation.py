@@ -1,7 +1,7 @@
 """What each part of a recipe is worth: it is switched off, or on, and all else stays.
 
-    python -m benchmarks.subset CIFAR-100-dataset cifar100-9000 --train 140 --test 100
-    python -m benchmarks.ablation --data_dir cifar100-9000 --weights resnet50.safetensors
+    python -m benchmarks.subset CIFAR-100-dataset cifar100-14000 --train 140 --test 100
+    python -m benchmarks.ablation --data_dir cifar100-14000 --weights resnet50.safetensors
 
 Trains `train.py` with the flags of `--recipe`, once a row and seed, without each part that it has and with each that it has not, and takes
 the validation accuracy after the last epoch, so that no epoch is chosen. Prints mean and standard deviation over the seeds as Markdown. The

@@ -92,8 +92,8 @@ def commands(config: PredictionConfig, folder: Path, part: str, timm: dict[str, 
     if config.timm_inference:
         # Without a checkpoint it would download its own. Ours has the names of timm's parameters too.
         weights = folder / "runs" / part / "checkpoints" / "best.safetensors"
-        flags = words({**timm, "checkpoint": weights, "batch-size": config.batch_size, "workers": config.workers})
-        flags += ["--device", timm_device(config)]
+        own = {"checkpoint": weights, "batch-size": config.batch_size, "workers": config.workers}
+        flags = words({**timm, **own, "device": timm_device(config)})
         script = Path(config.timm_inference).resolve()
         found["timm"] = [python_of("timm"), script, "--data-dir", photos, *flags, "--results-dir", folder / "timm"]
     return found

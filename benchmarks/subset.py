@@ -1,8 +1,8 @@
 """A fixed random choice of each class's images of a folder data set, as a folder data set of its own.
 
-    python -m benchmarks.subset CIFAR-100-dataset cifar100-9000 --train 140 --test 100
+    python -m benchmarks.subset CIFAR-100-dataset cifar100-14000 --train 140 --test 100
 
-makes cifar100-9000/{train,test}/<class>/ of links to images that their names' digests choose, so that a reader has the very images that docs/
+makes cifar100-14000/{train,test}/<class>/ of links to images that their names' digests choose, so that a reader has the very images that docs/
 speaks of, and fewer are always some of more: of CIFAR-100 as PNG (github.com/cyizhuo/CIFAR-100-dataset), 140 a class with `--validation_fraction
 0.357142` are 9,000 to train on and 5,000 to validate on; 100 a class with 0.1 are 9,000 and 1,000. Where the file system can't link, images are
 copied.

@@ -1,7 +1,7 @@
 """fastai's `fine_tune`, timm's train.py and this project's side by side: the same images, weights, size, batches and epochs.
 
-    python -m benchmarks.subset CIFAR-100-dataset cifar100-9000 --train 140 --test 100
-    python -m benchmarks.peers --data_dir cifar100-9000 --weights resnet50.safetensors --timm_train pytorch-image-models/train.py
+    python -m benchmarks.subset CIFAR-100-dataset cifar100-14000 --train 140 --test 100
+    python -m benchmarks.peers --data_dir cifar100-14000 --weights resnet50.safetensors --timm_train pytorch-image-models/train.py
 
 fastai and timm run from their packages, in environments that are made in the cache folder once (FINETUNE_CACHE), with the versions of
 benchmarks/peers/requirements-*.txt. All train on the same images and validate on the same others. Ours and timm's are tested with their best

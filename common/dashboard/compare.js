@@ -119,8 +119,10 @@ function alone_right(one, other) {
   const opened = !pictured.length, counted = n => `${n} image${n === 1 ? "" : "s"}`;
   return el("div", {},
     el("h3", {}, `Only ${one} gets right${runs_of(one).length + wrong.length > 2 ? ", with every seed" : ""}: ${counted(places.length)}`),
-    pictured.length ? el("p", {class: "note"}, `Each with its class, and what ${other} says.`) : null,
-    pictured.length ? strip(pictured.map(at => ({...said.get(at)[0], text: mistakes(other, said.get(at))})), groups.has(other)) : null,
+    ...pictured.length ? [
+      el("p", {class: "note"}, `Each with its class, and what ${other} says.`),
+      strip(pictured.map(at => ({...said.get(at)[0], text: mistakes(other, said.get(at))})), groups.has(other)),
+    ] : [],
     pictured.some(at => said.get(at).length < wrong.length) ? el("p", {class: "note"}, "A seed that a caption does not name is wrong there too: what it says instead is not in the page.") : null,
     ...rest.length ? [
       sentence(why_no_picture(places.length - kept.length, kept.length - pictured.length, wrong), {class: "note"}),
