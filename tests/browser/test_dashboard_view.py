@@ -120,6 +120,11 @@ def ask(page: Page, text: str) -> str:
 
 def slide(page: Page, weight: float) -> None:
     page.locator("#smoothing").fill(str(weight))
+    wait_for_smoothed(page, weight)
+
+
+def wait_for_smoothed(page: Page, weight: float) -> None:
+    """A slider's curves are drawn in the next frame."""
     page.wait_for_function("weight => view.smoothing === weight", arg=weight)
     page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
     page.evaluate("document.getElementById('curves').drawn")
@@ -181,6 +186,7 @@ def test_a_smoothed_curve_lies_over_the_raw_one_which_stays_faintly_visible(open
         np.testing.assert_allclose(smooth["y"], averaged(curve, 0.8))
     page.locator("#smoothing").focus()  # by the keyboard
     page.keyboard.press("Home")
+    wait_for_smoothed(page, 0)
     assert drawn(page) == before
     page.keyboard.press("ArrowRight")
     page.wait_for_function("view.smoothing === 0.01")
