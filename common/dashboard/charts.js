@@ -127,7 +127,7 @@ function draw_matrix(chart, matrix, on_cell) {
     ? {tickvals: names.map((_, i) => i), ticktext: names.map(name => short(name))}
     : groups && !narrow()
     ? {tickvals: groups.map(group => (group.from + group.to) / 2), ticktext: groups.map(group => short(group.name, 20))}
-    : {showticklabels: false};
+    : {showticklabels: false, ticks: ""};
   const edges = few || !groups ? [] : groups.slice(1).map(group => group.from - 0.5);
   const line = {color: css("--edge"), width: 1}, end = names.length - 0.5;
   const size = Math.min(760, chart.clientWidth || 760);

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.base.text import counted
+from common.base.text import counted, in_utf8
 from common.data.decode import release
 from common.data.duplicates import pixel_digests
 from common.data.photos import Photos
@@ -49,8 +49,8 @@ class Dataset:
     """what a person should know of how it came together, a line each"""
 
     def in_words(self, images: int, split: str) -> str:
-        """`120 test images of folder`."""
-        return f"{counted(images, f'{split} image')} of {self.name}"
+        """`120 test images of digits`, or of one's own photos' folder."""
+        return f"{counted(images, f'{split} image')} of {in_utf8(str(self.photos.folder)) if self.photos else self.name}"
 
     @cached_property
     def digests(self) -> list[bytes]:

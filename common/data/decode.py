@@ -153,7 +153,7 @@ def _check_readable(photos: Photos, unreadable: Mapping[int, str], how: Decoding
 
 def _refusal(folder: Path, unreadable: Mapping[str, str], key: str) -> str:
     """The message about what can't be read; many are listed in a file."""
-    mend = "replace or remove {0}, or go on without {0}: --unreadable skip"
+    mend = "replace or remove {0}, or let train.py or evaluate.py go on without {0}: --unreadable skip"
     if len(unreadable) == 1:
         ((name, reason),) = unreadable.items()
         return f"{in_utf8(str(folder / name))} {reason}; {mend.format('it')}"

@@ -45,7 +45,7 @@ class LabelFixes:
 
     def in_words(self) -> str:
         changed, dropped = counted(len(self.labels), "label"), counted(len(self.dropped), "image")
-        return f"--label_fixes changes {changed} of train and drops {dropped}"
+        return f"--label_fixes changes {changed} and drops {dropped}"
 
 
 NONE = LabelFixes({}, (), b"")

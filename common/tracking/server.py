@@ -73,7 +73,7 @@ def on_server(record: TrackedRun) -> OnServer | None:
         ) from None
 
 
-def _path_of(record: TrackedRun, api: wandb.Api) -> str:
+def _path_of(record: TrackedRun, api: "wandb.Api") -> str:  # in quotes: W&B imports half a second of code for it
     return f"{record.entity or api.default_entity}/{record.project}/{record.id}"
 
 

@@ -17,16 +17,18 @@ import traceback
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-# All but wandb itself, which makes a folder when it is imported and removes it at its process's end.
 PACKAGES = [
     "torch",
-    "torchvision",
+    "torchvision.transforms.v2",
     "matplotlib.figure",
     "sklearn.metrics",
     "scipy.stats",
     "tyro",
     "pydantic",
     "requests",
+    "filelock",
+    "yaml",
+    "wandb",
     "warm",
 ]
 
@@ -104,6 +106,16 @@ def start(
     return Started(process, command)
 
 
+def _own_folders_of_wandb() -> None:
+    """In place of those that wandb made when it was imported, which the first process to end would remove for all."""
+    import wandb
+    from wandb.sdk.data_types import _private
+
+    for folder in (wandb.Artifact._TMP_DIR, _private.MEDIA_TMP):
+        folder._finalizer.detach()  # type: ignore[attr-defined]
+        folder.__init__()  # type: ignore[misc]
+
+
 def _script(
     command: list[str], cwd: str, environment: dict[str, str], outputs: list[str], new_session: bool = False
 ) -> None:
@@ -119,6 +131,7 @@ def _script(
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
+    _own_folders_of_wandb()
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [str(Path(command[0]).parent), *paths]
     sys.argv = command

@@ -3,36 +3,10 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers import ROOT, Malicious, run_script, script_environment
-
-# In one process, since importing torch takes longer than all the cases: each script as `python script flags…` would run it.
-DRIVER = """
-import contextlib, io, json, runpy, sys, traceback
-from pathlib import Path
-
-root, cases = Path(sys.argv[1]), json.load(sys.stdin)
-real, results = sys.stdout, []
-for script, flags in cases:
-    sys.argv = [str(root / script), *flags]
-    out, err, before = io.StringIO(), io.StringIO(), sorted(map(str, Path().rglob("*")))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-    after = sorted(map(str, Path().rglob("*")))
-    results.append([status, out.getvalue(), err.getvalue(), sorted(set(before) ^ set(after))])
-print(json.dumps(results), file=real)
-"""
+from helpers import FAKES, ROOT, Malicious, run_script
 
 DIGITS = "--preset digits --device cpu"
 # Script, flags, and what the message must name.
@@ -222,13 +196,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(folder):
+def results(folder, tmp_path_factory):
     """What each case ended with: status, stdout, stderr, and the files that it made or removed."""
-    env = script_environment(folder)
-    command = [sys.executable, "-c", DRIVER, str(ROOT)]
-    cases = json.dumps([(script, flags.split()) for script, flags, _ in CASES])
-    done = subprocess.run(command, input=cases, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    cases = tmp_path_factory.mktemp("cases") / "cases.json"
+    cases.write_text(json.dumps([(script, flags.split()) for script, flags, _ in CASES]))
+    done = run_script(str(FAKES / "one_process.py"), ROOT, cases, cwd=folder)
     return json.loads(done.stdout.splitlines()[-1])
 
 

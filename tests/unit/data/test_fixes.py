@@ -45,7 +45,7 @@ def test_labels_are_changed_and_images_dropped_as_the_file_says(tmp_path, style)
     assert fixes.applied(data).labels.tolist() == [0, 2, 1, 1, 2] and data.labels.tolist() == [0, 0, 1, 1, 2]
     assert fixes.kept(torch.tensor([0, 2, 4])).tolist() == [0, 4]
     assert fixes.content == (tmp_path / "fixes.csv").read_bytes()
-    assert fixes.in_words() == "--label_fixes changes 1 label of train and drops 1 image"
+    assert fixes.in_words() == "--label_fixes changes 1 label and drops 1 image"
 
 
 def test_images_without_files_are_called_by_their_indices(tmp_path):
