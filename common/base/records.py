@@ -19,7 +19,7 @@ LONGEST_YAML = 1 << 20
 LARGEST_INTEGER = 2**63 - 1  # what NumPy and SQLite hold; a JSON file may have one of 4,300 digits
 YAML_VALUES, YAML_DEPTH = 10_000, 100  # at most: a few lines of aliases stand for billions of values
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")  # every digit a 0
-_LONG = re.compile(b"0" * 19 + b"0*")
+_LARGE = re.compile(rb"(?:^|[\s:,\[-])0(?:0{18}|[0.]*e\+?000)")  # a number begins behind one of these, a digest behind its quote
 
 
 @cache
@@ -71,9 +71,7 @@ def parse_record(data: bytes, kind: type[Record], source: Path | str) -> Record:
 def _may_hold_large_numbers(data: bytes) -> bool:
     """No where all whole parts of the JSON's numbers are shorter than 19 digits and all exponents than 3: below 2**63, and far below a
     float's largest. Asked first, since walking through a report takes longer than all else that is done with it."""
-    shape = data.translate(_SHAPE)
-    whole = any(shape[run.start() - 1 : run.start()] != b"." for run in _LONG.finditer(shape))
-    return whole or b"e000" in shape or b"e+000" in shape
+    return _LARGE.search(data.translate(_SHAPE)) is not None
 
 
 def _check_plain(value: Any, most: float = math.inf) -> None:

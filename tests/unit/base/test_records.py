@@ -4,9 +4,11 @@ import json
 from dataclasses import asdict, dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.base.errors import UserError
-from common.base.records import read_record, write_record
+from common.base.records import _may_hold_large_numbers, read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,28 @@ def test_anything_else_is_refused_in_a_line_that_names_the_file_and_the_field(tm
     with pytest.raises(UserError, match="record.json") as refused:
         read_record(tmp_path / "record.json", Whole)
     assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "1" * 400, "1e309", "2.5E+400", "12345678.9e999"])
+@pytest.mark.parametrize("begin", ["[", "[-", "[0, ", "[0,", '[0,"a",\n', '{"a":', '{"a": -'])
+def test_a_number_that_no_reader_expects_is_refused_wherever_it_stands(tmp_path, number, begin):
+    end = "]" if begin.startswith("[") else "}"
+    later = changed().decode()[:-1] + f', "later": {begin}{number}{end}}}'  # in a field that no reader looks at
+    (tmp_path / "record.json").write_text(later)
+    with pytest.raises(UserError, match=r"record.json can't be read as JSON: a (whole )?number is too large"):
+        read_record(tmp_path / "record.json", Whole)
+
+
+@given(
+    st.lists(
+        st.text("0123456789abcdef", min_size=64, max_size=64)
+        | st.floats(-1e90, 1e90)
+        | st.integers(-(10**18) + 1, 10**18 - 1)
+    )
+)
+def test_digests_and_numbers_of_usual_size_are_not_taken_for_large_ones(values):
+    """Else every report would be walked through, which takes longer than all else that is done with it."""
+    assert not _may_hold_large_numbers(json.dumps(values, indent=1).encode())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
