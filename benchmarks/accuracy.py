@@ -54,9 +54,11 @@ def group_of(recipe: str) -> str:
 
 
 def measure(flags: Sequence[str], folder: RunFolder) -> dict[str, Any]:
-    """One run, begun or gone on with, and the test of its best epoch → accuracies, the test's 95 % interval, seconds of both processes."""
+    """One run, begun or gone on with, and the test of its best epoch → accuracies, the test's 95 % interval, seconds of both processes, and
+    from the command to the first epoch's validation accuracy."""
+    clock, fresh = time.time(), not folder.last.exists()
     earlier = folder.read_summary().seconds or 0.0  # of a run that was interrupted
-    begin = ["--resume", folder.id] if folder.last.exists() else [*flags, "--run_id", folder.id]
+    begin = [*flags, "--run_id", folder.id] if fresh else ["--resume", folder.id]
     place = ["--runs_dir", str(folder.path.parent)]
     with tempfile.TemporaryDirectory() as cache:
         environment = {"WANDB_MODE": "disabled", "FINETUNE_CACHE": cache}
@@ -67,13 +69,13 @@ def measure(flags: Sequence[str], folder: RunFolder) -> dict[str, Any]:
         tested = time.perf_counter()
     folder.last.unlink(missing_ok=True)  # 200 MB
     report, summary = Report.load(folder.evaluated().report), folder.read_summary()
+    validated = [row for row in read_metrics(folder) if "validation/accuracy" in row]
     return {
-        "validation": max(
-            (row["validation/accuracy"] for row in read_metrics(folder) if "validation/accuracy" in row), default=None
-        ),
+        "validation": max((row["validation/accuracy"] for row in validated), default=None),
         **{name: report.metrics[f"test/{name}"] for name in ("accuracy", "macro_f1", "balanced_accuracy")},
         "unseen": unseen_accuracy(report),
         "interval": report.accuracy_interval,
+        "first_seconds": validated[0]["time"] - clock if validated and fresh else None,
         "train_seconds": earlier + trained - start,
         "evaluate_seconds": tested - trained,
         "steps": summary.step,
@@ -123,7 +125,10 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
         if not same:
             continue
         low, high = same[0]["interval"]
-        validated, unseen = ([row[name] for row in same if row[name] is not None] for name in ("validation", "unseen"))
+        validated, unseen, first = (
+            [row[name] for row in same if row.get(name) is not None]
+            for name in ("validation", "unseen", "first_seconds")
+        )
         lines.append(
             [
                 f"`{recipe}`",
@@ -133,6 +138,7 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
                 mean_and_deviation(unseen) if unseen else "",
                 *(mean_and_deviation([row[name] for row in same]) for name in ("macro_f1", "balanced_accuracy")),
                 len(same),
+                f"{fmean(first) / 60:.1f}" if first else "",
                 *(f"{fmean(row[part] for row in same) / 60:.1f}" for part in ("train_seconds", "evaluate_seconds")),
             ]
         )
@@ -145,6 +151,7 @@ def summary_table(rows: Sequence[dict[str, Any]], recipes: Sequence[str]) -> str
         "macro F1, %",
         "balanced accuracy, %",
         "seeds",
+        "to a first validation accuracy, minutes",
         "train.py, minutes",
         "evaluate.py, minutes",
     ]

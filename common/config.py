@@ -369,6 +369,7 @@ PRESETS: dict[str, TrainConfig] = {
         dataset="folder",
         data_dir="photos",
         lr=0.05,
+        head_epochs=20,
         **FINE_TUNING,
     ),
     "digits": TrainConfig.of(
