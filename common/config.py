@@ -147,7 +147,8 @@ class Recipe(Group):
     ema_decay: Share = 0.0
     """Decay a step of an exponential moving average of the weights, which is then what is validated and kept. 0: off."""
     best_by: BEST_BY = "accuracy"
-    """The number of the validation by which the best epoch is chosen. With unequal classes: macro_f1 or balanced_accuracy."""
+    """The number of the validation by which the best epoch is chosen; of equal ones, by the loss. With unequal classes: macro_f1 or
+    balanced_accuracy."""
 
 
 @dataclass(frozen=True)

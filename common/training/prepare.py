@@ -269,7 +269,7 @@ def take_stock(run: Run) -> bool:
     state = run.state
     before = state.best_epoch
     state.rows, best = run.processes.agree(lambda: (rows_left(run), best_left(run)))
-    state.best_epoch, state.best_accuracy, state.best_score = best
+    state.best_epoch, state.best_accuracy, state.best_score, state.best_loss = best
     return state.best_epoch != before
 
 
@@ -285,16 +285,16 @@ def rows_left(run: Run) -> int:
     return len(rows)
 
 
-def best_left(run: Run) -> tuple[float | None, float | None, float | None]:
-    """Epoch, validation accuracy and score of what best.safetensors holds, which is said when it is not what last.pt says; None
+def best_left(run: Run) -> tuple[float | None, float | None, float | None, float | None]:
+    """Epoch, validation accuracy, score and loss of what best.safetensors holds, which is said when it is not what last.pt says; None
     when there are no such weights."""
     state, file = run.state, run.folder.best
     if state.best_epoch is None:
-        return None, None, None
+        return None, None, None, None
     try:
         about = load_weights(file)[1]
-        epoch, step, accuracy = about["epoch"], about["step"], about["metrics"].get("validation/accuracy")
-        score = state.score_of(about["metrics"])
+        epoch, step, metrics = about["epoch"], about["step"], about["metrics"]
+        accuracy, score, loss = metrics.get("validation/accuracy"), state.score_of(metrics), metrics.get("validation/loss")
     except (UserError, KeyError, TypeError, AttributeError) as error:
         instead = "the weights that the run ended with" if run.ended else "the best of the epochs that follow"
         print(
@@ -302,14 +302,14 @@ def best_left(run: Run) -> tuple[float | None, float | None, float | None]:
             "will take their place",
             file=sys.stderr,
         )
-        return None, None, None
+        return None, None, None, None
     if epoch == state.best_epoch or step > state.measured:  # of an epoch that was not saved any more, which comes again
-        return state.best_epoch, state.best_accuracy, state.best_score
+        return state.best_epoch, state.best_accuracy, state.best_score, state.best_loss
     print(
         f"{file} is of epoch {epoch}, not of {state.best_epoch:g} as last.pt says: it counts as the best",
         file=sys.stderr,
     )
-    return epoch, accuracy, score
+    return epoch, accuracy, score, loss
 
 
 def keep_weights(run: Run) -> None:

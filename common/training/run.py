@@ -246,7 +246,7 @@ class Run:
         Errors: `RunError` when the validation loss is not finite."""
         state = self.state
         require_finite("validation/loss", row.get("validation/loss", 0.0), state.step, row["lr"])
-        if state.is_best(state.score_of(row)):
+        if state.is_best(row):
             self.keep(row)
             state.epochs_without_better = 0
         elif state.step % len(self.batches) == 0 and state.epoch >= self.config.model.head_epochs:
@@ -258,7 +258,7 @@ class Run:
         """The weights, which `row` is about, are the best from here on."""
         state = self.state
         state.best_epoch, state.best_accuracy = row["epoch"], row.get("validation/accuracy")
-        state.best_score = state.score_of(row)
+        state.best_score, state.best_loss = state.score_of(row), row.get("validation/loss")
         if self.processes.main:
             metrics = {key: value for key, value in row.items() if key.startswith(("train/", "validation/"))}
             about = {**self.about, "epoch": row["epoch"], "step": state.step, "metrics": metrics}

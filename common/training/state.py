@@ -23,7 +23,8 @@ from common.training.optim import Average, build_scaler, build_sgd, parameter_gr
 
 # The plain numbers among a state's fields, as `last.pt` has them under "progress".
 PROGRESS = (
-    *("epoch", "step", "measured", "best_epoch", "best_accuracy", "best_score", "epochs_without_better", "latest"),
+    *("epoch", "step", "measured", "best_epoch", "best_accuracy", "best_score", "best_loss"),
+    *("epochs_without_better", "latest"),
 )
 
 
@@ -51,6 +52,8 @@ class TrainState:
     """validation accuracy of the best epoch"""
     best_score: float | None = None
     """what `recipe.best_by` names, of the best epoch"""
+    best_loss: float | None = None
+    """its validation loss, which decides between equal scores; None: of a version that did not keep it"""
     epochs_without_better: int = 0
     """whole epochs validated since the best one, not counting those of head_epochs"""
     latest: dict[str, float] = field(default_factory=dict)
@@ -102,10 +105,14 @@ class TrainState:
         chosen_by = None if self.best_score is None else self.recipe.best_by
         return best_in_summary(self.best_epoch, self.best_accuracy, chosen_by, self.best_score)
 
-    def is_best(self, score: float | None) -> bool:
-        """Whether an epoch with this score is better than the best so far. Without a validation the newest is."""
+    def is_best(self, row: Mapping[str, Any]) -> bool:
+        """Whether an epoch with this row is better than the best so far; of equal ones the lower loss is, since few images have few
+        accuracies, and a head may reach the highest in its first steps. Without a validation the newest is."""
+        score = self.score_of(row)
         if score is None or self.best_score is None:
             return True
+        if score == self.best_score:
+            return self.best_loss is not None and row["validation/loss"] < self.best_loss
         return score < self.best_score if self.recipe.best_by == "loss" else score > self.best_score
 
     def weights(self) -> dict[str, Tensor]:
@@ -150,9 +157,10 @@ class TrainState:
         """Goes on from `path`. Errors: `UserError` when the file is damaged or of another run."""
         state = load_training_state(path)
         try:
-            # Earlier versions chose by the accuracy, and did not count.
+            # Earlier versions chose by the accuracy alone, and did not count.
             progress = {
                 "best_score": state["progress"]["best_accuracy"],
+                "best_loss": None,
                 "epochs_without_better": 0,
                 **state["progress"],
             }

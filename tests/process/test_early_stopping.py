@@ -92,6 +92,17 @@ def test_a_run_ends_when_patience_is_over_and_says_so(tmp_path, measured, capsys
     assert "evaluate.py" in said
 
 
+def test_of_epochs_with_the_same_accuracy_the_one_with_the_lowest_loss_is_kept(tmp_path, measured):
+    """With few validation images the head's first steps may get all of them right."""
+    measured.are([0.5, 1.0, 1.0], loss=[0.1, 0.4, 0.3])
+    assert begin(tmp_path, epochs=3) == 0
+    assert summary_of(tmp_path)["best/epoch"] == 3
+    measured.are([1.0, 1.0, 0.9, 1.0], loss=[0.35, 0.2, 0.1, 0.2])
+    assert go_on(tmp_path, "--epochs", 7) == 0
+    assert (summary_of(tmp_path)["best/epoch"], summary_of(tmp_path)["best/validation_accuracy"]) == (5, 1.0)
+    assert load_weights(RunFolder(tmp_path / "run").best)[1]["epoch"] == 5
+
+
 def test_without_patience_all_epochs_are_trained(tmp_path, measured):
     measured.are()
     assert begin(tmp_path) == 0
@@ -166,7 +177,7 @@ def test_a_run_that_ended_early_and_lost_its_best_weights_gets_those_it_ended_wi
 
 NUMBERS = {  # the best epoch is the first, the second, …
     "accuracies": [0.9, 0.8, 0.8, 0.8],
-    "macro_f1": [0.1, 0.5, 0.4, 0.5],
+    "macro_f1": [0.1, 0.5, 0.4, 0.45],
     "balanced_accuracy": [0.2, 0.3, 0.4, 0.1],
     "loss": [3.0, 2.0, 2.5, 1.0],
 }
@@ -207,7 +218,7 @@ def test_the_state_of_an_earlier_version_goes_on(tmp_path, measured):
     assert begin(tmp_path, epochs=2) == 0
     folder = RunFolder(tmp_path / "run")
     state = torch.load(folder.last, weights_only=True)
-    for name in ("best_score", "epochs_without_better"):
+    for name in ("best_score", "best_loss", "epochs_without_better"):
         del state["progress"][name]
     torch.save(state, folder.last)
     added = ("balance", "best_by", "patience", "accumulate")

@@ -253,11 +253,12 @@ def test_the_pages_say_the_presets_own_numbers():
     rows = re.findall(r"^\| `(\w+)`[^|]*(\|.+)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     told = [(name, text) for name, text in rows if name in PRESETS]
     assert [name for name, _ in told] == list(PRESETS)
-    numbers = [(name, *found) for name, text in told for found in re.findall(r"(\d+) (epochs|px)", text)]
+    numbers = [(name, *found) for name, text in told for found in re.findall(r"(head alone, )?(\d+) (epochs|px)", text)]
     assert len(numbers) >= len(PRESETS)
-    for name, number, what in numbers:
+    for name, of_the_head, number, what in numbers:
         preset = PRESETS[name]
-        assert int(number) == (preset.duration.epochs if what == "epochs" else preset.images.image_size), name
+        epochs = preset.model.head_epochs if of_the_head else preset.duration.epochs
+        assert int(number) == (epochs if what == "epochs" else preset.images.image_size), name
     lr = PRESETS["digits"].recipe.lr
     assert f"`--preset digits` uses {lr}." in LAB.read_text(encoding="utf-8")
     assert f"`--preset digits` он равен {lr}." in LAB_RU.read_text(encoding="utf-8")
