@@ -66,14 +66,19 @@ def evaluate(config: EvaluateConfig) -> None:
         run.describe_model(card(loaded.metadata, loaded.folder, report))
 
     results = f"results: {folder.path}: report.json, report.txt, predictions.npz and {len(report.figures)} figures"
-    commands = f"next:    {next_command(config, loaded.folder)}", f"         {loaded.folder.command('dashboard.py')}"
+    commands = (
+        f"next:    {next_command(config, loaded.folder, report.errors.total)}",
+        f"         {loaded.folder.command('dashboard.py')}",
+    )
     print(f"\n{folder.text.read_text(encoding='utf-8')}", results, *commands, *run.hint(), sep="\n")
 
 
-def next_command(config: EvaluateConfig, folder: "RunFolder") -> str:
-    """Shows the mistakes on the same images."""
-    weights = config.checkpoint or folder.id
-    return folder.command("visualize.py", "--checkpoint", weights, "--which", "errors", *config.images_and_project())
+def next_command(config: EvaluateConfig, folder: "RunFolder", mistakes: int) -> str:
+    """Shows the mistakes on the same images, or some of these where there are none."""
+    which = ["--which", "errors"] if mistakes else []
+    return folder.command(
+        "visualize.py", "--checkpoint", config.checkpoint or folder.id, *which, *config.images_and_project()
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from common.analysis.report import Answers, Point, Threshold
 TARGETS = (0.9, 0.95, 0.99)
 LONGEST_CURVE = 200
 LIKE = 0.95  # the share of the validation images whose energy is not above the limit, as in Liu et al. 2020
+FEWEST_LIKE = 20  # images of which 5 % is one
 
 
 # --- accuracy against coverage ----------------------------------------------------------------------------------------
@@ -97,8 +98,10 @@ def energies(logits: NDArray) -> NDArray:
     return -special.logsumexp(logits.astype(np.float64), axis=1)
 
 
-def energy_limit(logits: NDArray) -> float:
-    """The energy that the share `LIKE` of these images does not exceed."""
+def energy_limit(logits: NDArray) -> float | None:
+    """The energy that the share `LIKE` of these images does not exceed; None of fewer than `FEWEST_LIKE`."""
+    if len(logits) < FEWEST_LIKE:
+        return None
     return float(np.quantile(energies(logits), LIKE))
 
 
@@ -124,7 +127,7 @@ def when_to_answer(
         fitted=points,
         thresholds=[threshold(target, points, confidences, correct) for target in TARGETS],
         energy_limit=limit,
-        unlike=float((energies(predictions.logits) > limit).mean()),
+        unlike=None if limit is None else float((energies(predictions.logits) > limit).mean()),
         note=note,
     )
 

@@ -117,6 +117,13 @@ def test_energy_is_that_of_the_paper_and_its_limit_leaves_a_twentieth():
     assert roc_auc_score([0] * 1000 + [1] * 1000, [*seen, *unseen]) > 0.6  # high is unlike
 
 
+def test_of_few_images_no_twentieth_is_told():
+    test, few, enough = made(50), made(19), made(20)
+    assert answers.when_to_answer(test, enough, None, "").unlike is not None
+    found = answers.when_to_answer(test, few, None, "")
+    assert (found.energy_limit, found.unlike, len(found.thresholds)) == (None, None, 3)
+
+
 def test_huge_logits_overflow_nothing():
     logits = np.array([[1e30, -1e30], [-3e38, 3e38]], np.float32)
     assert np.isfinite(answers.energies(logits)).all() and (answers.confidence_of(logits, 0.01) == 1).all()
