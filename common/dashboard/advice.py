@@ -9,7 +9,7 @@ from common.base.errors import UserError
 from common.base.text import counted, listed
 from common.config import PRESETS, SETS_APART, as_dict
 from common.dashboard.comparing import Side, right_in_words, said_for_sure, settings_apart
-from common.dashboard.summary import DIFFERENCES_TOLD, Ranking, beats_baseline, head_alone
+from common.dashboard.summary import DIFFERENCES_TOLD, Ranking, beats_baseline, head_alone, seen_in_words
 from common.runs.folder import load_config
 
 
@@ -49,7 +49,8 @@ def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
         return {"text": text, "sure": "", "next": "", "commands": [], "pair": None}
     if len(ranked) == 1:
         return {
-            "text": f"{best.name} is right on {right_in_words(best)} of {named}; no other recipe was tested on them.",
+            "text": f"{best.name} is right on {right_in_words(best)} of {named}; no other recipe was tested on them."
+            + seen_in_words(best.runs, "test"),
             "sure": "",
             "next": "To know whether another recipe is better, train it with the same seeds.",
             "commands": [],
@@ -66,7 +67,7 @@ def _best_recipe(ranking: Ranking, ranked: list[Side]) -> dict[str, Any]:
     ]
     more = f" {len(told) - DIFFERENCES_TOLD} more settings differ." if len(told) > DIFFERENCES_TOLD else ""
     text += f" {best.name} used {listed(told[:DIFFERENCES_TOLD])}.{more}" if told else " Both have the same settings."
-    text += head_alone([*best.runs, *second.runs])
+    text += seen_in_words(best.runs, "test") + head_alone([*best.runs, *second.runs])
     found = differences(second.tested, best.tested)
     return {
         "text": text,

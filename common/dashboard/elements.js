@@ -16,6 +16,7 @@ function el(tag, attributes = {}, ...children) {
 }
 
 const known = value => value !== null && value !== undefined;
+const sentence = text => text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
 const percent = share => known(share) ? `${(100 * share).toFixed(1)} %` : "–";
 const shown = value => !known(value) ? "none" : Array.isArray(value) ? value.join(", ") || "none" : String(value);
 const moment = unix => known(unix) ? new Date(1000 * unix).toLocaleString("sv").slice(0, 16) : "–";

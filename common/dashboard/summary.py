@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from common.analysis.answers import LIKE
@@ -97,6 +98,18 @@ def head_alone(runs: Sequence[Run]) -> str:
     names = listed([run["id"] for run in alone])
     what = f"The best epoch of {names} is" if len(alone) == 1 else f"The best epochs of {names} are"
     return f" {what} {OF_HEAD}"
+
+
+def seen_in_words(runs: Sequence[Run], split: str) -> str:
+    """A sentence of those measured images that the training of these runs, one recipe's, had seen, too."""
+    reports = [run["report"] for run in runs if run["report"] and run["report"].split == split]
+    seen = [report.duplicates for report in reports if report.duplicates and report.duplicates.count]
+    if not seen:
+        return ""
+    if any(found.accuracy_without is None for found in seen):
+        return " The training had seen all of them: how it does on other images is not known."
+    without = percent(fmean(found.accuracy_without for found in seen))
+    return f" The training had seen {seen[0].count} of them; of the others it is right on {without}."
 
 
 def is_best_of_head_alone(run: Run) -> bool:
@@ -370,7 +383,7 @@ def describe_best(rankings: Sequence[Ranking], recipes: Collection[str] = ()) ->
         else:
             text = f"is right on {percent(measured(best, split))} of {named}, the best of {len(ranked)} runs. {set_apart(ranked, split)}{others}"
         if name:
-            text += head_alone([best])
+            text += seen_in_words([best], split) + head_alone([best])
         if name and split == "test" and len(ranked) > 1:
             text += (
                 f" As the best of {len(ranked)}, chosen on the test images, it looks a little better there than it is."

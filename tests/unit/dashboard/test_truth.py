@@ -118,6 +118,19 @@ def best_of(runs_dir: Path) -> list[dict]:
     return page.collect(runs_dir)["best"]
 
 
+def test_of_the_best_run_it_is_said_what_its_training_had_seen(tmp_path: Path) -> None:
+    report = make_run(tmp_path, "run") / "evaluation" / "report.json"
+
+    def best_with(**duplicates: object) -> str:
+        rewrite(report, duplicates=duplicates)
+        return best_of(tmp_path)[0]["text"]
+
+    assert "had seen" not in best_with(exact=0, near=0, accuracy_without=0.75) + best_with(note="nobody knows")
+    said = best_with(exact=3, near=4, accuracy_without=0.651, accuracy_without_low=0.6, accuracy_without_high=0.7)
+    assert said.endswith("The training had seen 7 of them; of the others it is right on 65.1 %.")
+    assert "The training had seen all of them" in best_with(exact=100, near=0, accuracy_on_them=0.75)
+
+
 def test_runs_validated_on_other_labels_or_images_do_not_compete(tmp_path: Path) -> None:
     make_run(tmp_path, "plain", tested=False)
     make_run(tmp_path, "fixed", tested=False, skill=5.0, label_fixes="fixes.csv")
