@@ -16,7 +16,7 @@ function el(tag, attributes = {}, ...children) {
 }
 
 const known = value => value !== null && value !== undefined;
-const sentence = text => text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
+const capitalised = text => text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
 const percent = share => known(share) ? `${(100 * share).toFixed(1)} %` : "–";
 const shown = value => !known(value) ? "none" : Array.isArray(value) ? value.join(", ") || "none" : String(value);
 const moment = unix => known(unix) ? new Date(1000 * unix).toLocaleString("sv").slice(0, 16) : "–";
@@ -85,9 +85,10 @@ function table(name, columns, rows, attributes_of_row = () => ({}), order = orde
   return frame;
 }
 
-// Its style shows on which side of the frame there is more of the table.
+// Its style shows on which side of the frame there is more of the table. Firefox leaves no room for a scrollbar beside a tall one.
 function hint(frame) {
-  const {scrollLeft, scrollWidth, clientWidth} = frame.firstChild;
+  const {scrollLeft, scrollWidth, clientWidth, scrollHeight, clientHeight} = frame.firstChild;
+  frame.classList.toggle("tall", scrollHeight > clientHeight);
   frame.classList.toggle("before", scrollLeft > 1);
   frame.classList.toggle("after", scrollWidth - clientWidth - scrollLeft > 1);
 }

@@ -31,7 +31,7 @@ function machine_tab(run) {
   ].filter(known).join(", ");
   return [
     el("h3", {}, "Was the machine busy?"), sentence(machine.busy),
-    el("p", {class: "note"}, facts ? `${sentence(facts)} ` : null, "Disk and network are the whole machine's. A gap is a pause between an interruption and going on."),
+    el("p", {class: "note"}, facts ? `${capitalised(facts)} ` : null, "Disk and network are the whole machine's. A gap is a pause between an interruption and going on."),
     el("div", {class: "columns"}, wanted.map(([title], i) => el("div", {}, el("h3", {}, title), charts[i]))),
     el("h3", {}, "Over the whole run"),
     table("Machine", [

@@ -171,7 +171,7 @@ function confidence_tab(run) {
   return [
     el("p", {}, run.answers.find(({question}) => question.includes("confidence")).answer),
     el("p", {class: "note"}, "A point below the dotted line: surer than it should be. Above it: too modest. ",
-      known(calibration.temperature) ? `After temperature scaling: by one number, ${calibration.note}.` : sentence(calibration.note)),
+      known(calibration.temperature) ? `After temperature scaling: by one number, ${calibration.note}.` : capitalised(calibration.note)),
     el("div", {class: "columns"}, chart, el("div", {},
       table("Calibration", [
         {label: "Measure", value: entry => entry.name}, {label: "As it is", value: entry => entry.before, number: true, show: entry => shown(entry.before)},
