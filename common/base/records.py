@@ -19,7 +19,8 @@ LONGEST_YAML = 1 << 20
 LARGEST_INTEGER = 2**63 - 1  # what NumPy and SQLite hold; a JSON file may have one of 4,300 digits
 YAML_VALUES, YAML_DEPTH = 10_000, 100  # at most: a few lines of aliases stand for billions of values
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")  # every digit a 0
-_LARGE = re.compile(rb"(?:^|[\s:,\[-])0(?:0{18}|[0.]*e\+?000)")  # a number begins behind one of these, a digest behind its quote
+# A number begins behind one of these, a digest behind its quote.
+_LARGE = re.compile(rb"(?:^|[\s:,\[-])0(?:0{18}|[0.]*e\+?000)")
 
 
 @cache

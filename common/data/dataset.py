@@ -50,7 +50,8 @@ class Dataset:
 
     def in_words(self, images: int, split: str) -> str:
         """`120 test images of digits`, or of one's own photos' folder."""
-        return f"{counted(images, f'{split} image')} of {in_utf8(str(self.photos.folder)) if self.photos else self.name}"
+        place = in_utf8(str(self.photos.folder)) if self.photos else self.name
+        return f"{counted(images, f'{split} image')} of {place}"
 
     @cached_property
     def digests(self) -> list[bytes]:

@@ -294,7 +294,8 @@ def best_left(run: Run) -> tuple[float | None, float | None, float | None, float
     try:
         about = load_weights(file)[1]
         epoch, step, metrics = about["epoch"], about["step"], about["metrics"]
-        accuracy, score, loss = metrics.get("validation/accuracy"), state.score_of(metrics), metrics.get("validation/loss")
+        accuracy, loss = metrics.get("validation/accuracy"), metrics.get("validation/loss")
+        score = state.score_of(metrics)
     except (UserError, KeyError, TypeError, AttributeError) as error:
         instead = "the weights that the run ended with" if run.ended else "the best of the epochs that follow"
         print(

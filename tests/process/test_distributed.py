@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +116,10 @@ def one(alone, tmp_path_factory) -> RunFolder:
     return alone(tmp_path_factory.mktemp("one"), *FLAGS, "--run_id", "one", "--max_steps", "6")
 
 
-def assert_same_state(folder: RunFolder, other: RunFolder) -> None:
+ALL = ("epoch", "step", "best_epoch")
+
+
+def assert_same_state(folder: RunFolder, other: RunFolder, progress: Sequence[str] = ALL) -> None:
     state, expected = load_training_state(folder.last), load_training_state(other.last)
     for part in ("model", "average"):
         for name, tensor in expected[part].items():
@@ -124,12 +128,13 @@ def assert_same_state(folder: RunFolder, other: RunFolder) -> None:
         found = state["optimizer"]["state"][number]["momentum_buffer"]
         torch.testing.assert_close(found, momenta["momentum_buffer"], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(state["sums"], expected["sums"], rtol=1e-4, atol=0.01)
-    for key in ("epoch", "step", "best_epoch"):
+    for key in progress:
         assert state["progress"][key] == expected["progress"][key]
 
 
 def test_two_processes_train_the_weights_that_one_trains(killed, one):
-    assert_same_state(killed.folder, one)
+    # One was validated where it stopped, and may be best there.
+    assert_same_state(killed.folder, one, ["epoch", "step"])
 
 
 @pytest.mark.slow

@@ -126,7 +126,8 @@ def test_the_commands_that_are_printed_work_as_they_stand(tmp_path):
 def test_the_next_command_is_about_the_same_weights_and_images():
     folder = RunFolder(Path("runs/first"))
     assert evaluate.next_command(EvaluateConfig(), folder, 1) == "python visualize.py --checkpoint first --which errors"
-    assert evaluate.next_command(EvaluateConfig(), folder, 0) == "python visualize.py --checkpoint first"  # no mistakes to show
+    without_mistakes = evaluate.next_command(EvaluateConfig(), folder, 0)
+    assert without_mistakes == "python visualize.py --checkpoint first"
     given = EvaluateConfig("a b.safetensors", dataset="folder", data_dir="my photos")
     assert evaluate.next_command(given, folder, 9) == (
         "python visualize.py --checkpoint 'a b.safetensors' --which errors --dataset folder --data_dir 'my photos'"

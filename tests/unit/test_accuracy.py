@@ -20,7 +20,7 @@ RESULT = {
         "macro_f1": 0.3,
         "balanced_accuracy": 0.35,
     },
-    **{"train_seconds": 90.0, "evaluate_seconds": 30.0},
+    **{"first_seconds": 12.0, "train_seconds": 90.0, "evaluate_seconds": 30.0},
 }
 
 
@@ -32,9 +32,9 @@ def test_a_row_has_the_mean_over_seeds_and_the_interval_of_the_first():
     rows = [
         {**RESULT, "recipe": "--lr 1", "accuracy": 0.4 + 0.1 * seed, "train_seconds": 60 * seed} for seed in range(3)
     ]
-    rows.append({**RESULT, "recipe": "--lr 2", "validation": None, "unseen": None})
+    rows.append({**RESULT, "recipe": "--lr 2", "validation": None, "unseen": None, "first_seconds": None})
     assert cells(summary_table(rows, ["--lr 2", "--lr 1", "--lr 3"])) == [
-        ["`--lr 2`", "", "40.0", "37.0–43.0", "", "30.0", "35.0", "1", "1.5", "0.5"],
+        ["`--lr 2`", "", "40.0", "37.0–43.0", "", "30.0", "35.0", "1", "", "1.5", "0.5"],
         [
             "`--lr 1`",
             "50.0 ± 0.0",
@@ -44,6 +44,7 @@ def test_a_row_has_the_mean_over_seeds_and_the_interval_of_the_first():
             "30.0 ± 0.0",
             "35.0 ± 0.0",
             "3",
+            "0.2",
             "1.0",
             "0.5",
         ],
