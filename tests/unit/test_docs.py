@@ -88,6 +88,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
             if words[1:2] == ["-m"] and words[2] not in ("pip", "pytest"):
                 path = words[2].replace(".", "/")
                 found.append((path + ("/__main__.py" if (ROOT / path).is_dir() else ".py"), words[3:]))
+                continue
             script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
             if script is not None:
                 found.append((words[script], words[script + 1 :]))
