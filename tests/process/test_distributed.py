@@ -135,6 +135,7 @@ def assert_same_state(folder: RunFolder, other: RunFolder, progress: Sequence[st
 def test_two_processes_train_the_weights_that_one_trains(killed, one):
     # One was validated where it stopped, and may be best there.
     assert_same_state(killed.folder, one, ["epoch", "step"])
+    assert load_training_state(killed.folder.last)["progress"]["best_epoch"] == 1
 
 
 @pytest.mark.slow
